@@ -1,0 +1,112 @@
+"""`OpBlock`: one layer of a plan as a HybridBlock, either the owner of its weights or a view of an owner's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mxnet as mx
+from mxnet.gluon import HybridBlock, Parameter
+
+from oneshot_nas.blocks.joins import JOINS
+from oneshot_nas.blocks.tracer import Tensor, Tracer
+from oneshot_nas.plan import BatchNorm, Conv, Dense, Op, largest, smallest
+
+PAD = 8  # physical widths are multiples of this: depthwise convolution is about 10 times slower on other widths (CPU)
+
+
+class OpBlock(HybridBlock):
+    """The op of one layer.
+
+    An owner (``OpBlock(op, name)``) holds every parameter of `op`. A view (``owner.view(op)``) computes a smaller op of the
+    same kind on slices of the owner's weights: gradients reach exactly the used corner. Running statistics cannot be
+    sliced in MXNet, so a view has its own wherever its width differs; see `pull_statistics` and `push_statistics`.
+    """
+
+    def __init__(self, op: Op, name: str, owner: OpBlock | None = None, private_statistics: bool = False) -> None:
+        super().__init__(prefix=name.replace(".", "_") + "_")
+        self.op = op
+        self.fast = False  # see Tracer; set before the block is hybridized, for training on the CPU only
+        object.__setattr__(self, "owner", owner)  # not a child: Gluon must not see it
+        self.shared = owner is not None  # whether views slice these weights; the supernet sets it on its owners
+        stored = op if owner is None else owner.op
+        self.physical = op if owner is None else smallest(op.padded(PAD), stored)
+        self.stored_shapes = stored.parameters()
+        self.private: list[str] = []
+        for key, shape in stored.parameters().items():
+            self._adopt(key, self._new(key, shape, initial(op, key)) if owner is None else owner.parameter(key))
+        for key, shape in self.physical.statistics().items():
+            if owner is not None and not private_statistics and stored.statistics()[key] == shape == op.statistics()[key]:
+                self._adopt(key, owner.parameter(key))
+                continue
+            value = mx.init.One() if key.endswith("running_var") else mx.init.Zero()
+            self._adopt(key, self._new(key, shape, value, trainable=False))
+            self.private.append(key)
+
+    def _new(self, key: str, shape: tuple[int, ...], value: mx.init.Initializer, trainable: bool = True) -> Parameter:
+        return self.params.get(key.replace(".", "_"), shape=shape, init=value, grad_req="write" if trainable else "null",
+                               differentiable=trainable)
+
+    def _adopt(self, key: str, parameter: Parameter) -> None:
+        self.params._params[parameter.name] = parameter  # Gluon asks this dictionary for the inputs of a hybridized graph
+        setattr(self, key, parameter)
+
+    def parameter(self, key: str) -> Parameter:
+        """The parameter of that name inside the layer, such as 'pw1.weight'."""
+        return self._reg_params[key]
+
+    def view(self, op: Op, private_statistics: bool = False) -> OpBlock:
+        """A block that computes the smaller `op` on slices of these weights.
+
+        With `private_statistics` every running statistic is the view's own, so nothing it does reaches the owner.
+        Raises: ValueError when `op` is not contained in this block's op.
+        """
+        if largest(self.op, op) != self.op:
+            raise ValueError(f"{op} is not contained in {self.op}")
+        block = OpBlock(op, self.prefix[:-1], owner=self, private_statistics=private_statistics)
+        contexts = next(iter(self._reg_params.values())).list_ctx()
+        for key in block.private:
+            block.parameter(key).initialize(ctx=contexts)
+        block.pull_statistics()
+        return block
+
+    def pull_statistics(self) -> None:
+        """Copy the owner's running statistics, sliced, into the view's own."""
+        for mine, theirs in self._statistic_pairs():
+            mine[:] = theirs
+
+    def push_statistics(self) -> None:
+        """Copy the view's own running statistics into the owner's slice."""
+        for mine, theirs in self._statistic_pairs():
+            theirs[:] = mine
+
+    def _statistic_pairs(self):  # type: ignore[no-untyped-def]
+        owner = self.owner
+        for key in self.private if owner is not None else ():
+            width = self.op.statistics()[key][0]
+            for mine, theirs in zip(self.parameter(key).list_data(), owner.parameter(key).list_data(), strict=True):
+                yield mine[:width], theirs[:width]
+
+    def hybrid_forward(self, F: Any, x: Tensor, **params: Tensor) -> Tensor:
+        return self.trace(F, x, params)
+
+    def trace(self, F: Any, x: Tensor, params: dict[str, Tensor] | None = None, mode: str = "normal",
+              collected: list | None = None) -> Tensor:
+        """Compute the layer; `mode` and `collected` as in `Tracer`. Without `params` the block's own are used."""
+        if params is None:
+            params = {key: p.var() if F is mx.sym else p.data(x.context) for key, p in self._reg_params.items()}
+        tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, self.fast)
+        return JOINS[type(self.op)](tracer, self.op, x)
+
+
+def initial(op: Op, key: str) -> mx.init.Initializer:
+    """The initialiser of a trainable parameter, as its primitive says."""
+    name, what = key.rsplit(".", 1)
+    primitive = next(p for p in op.chain() if getattr(p, "name", None) == name)
+    if what == "bias":
+        return mx.init.Zero()
+    if isinstance(primitive, BatchNorm):
+        return mx.init.Constant(primitive.gamma if what == "gamma" else primitive.beta)
+    if isinstance(primitive, Conv):
+        return mx.init.Normal(1 / primitive.weight_shape[1] if primitive.std is None else primitive.std)
+    assert isinstance(primitive, Dense)
+    return mx.init.Normal(primitive.std)

@@ -1,0 +1,176 @@
+"""Runs the primitives of an op as MXNet operators, at the numbers of a view and on slices of larger weights.
+
+A `Tracer` lives for one trace of one layer. `mode` says what BatchNorm does:
+
+* 'normal': MXNet's operator (batch statistics in training, running statistics at inference),
+* 'observe': batch statistics always; every BatchNorm's batch mean and variance are collected,
+* 'folded': running statistics multiplied into the convolution before it, so that no BatchNorm is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oneshot_nas.blocks import depthwise
+from oneshot_nas.plan import (
+    Activation, BatchNorm, Branch, Conv, Dense, Dropout, GlobalPool, Op, Primitive, Shuffle, SqueezeExcite,
+)
+
+Tensor = Any  # NDArray or Symbol
+
+
+class Tracer:
+    """One trace of one layer.
+
+    `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
+    name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
+    depthwise convolutions for `oneshot_nas.blocks.depthwise`, whose backward pass is faster but which cannot be exported.
+
+    `shared` says that other views slice these weights too. MXNet's convolution reorders the weight it is given in place at
+    inference, and slicing a reordered depthwise weight kills the process (SIGFPE), so it is given a copy then.
+    """
+
+    def __init__(self, F: Any, nominal: Op, physical: Op, stored: dict[str, tuple[int, ...]], params: dict[str, Tensor],
+                 mode: str = "normal", collected: list | None = None, shared: bool = False, fast: bool = False) -> None:
+        self.F = F
+        self.nominal = {branch.name: branch for branch in nominal.branches()}
+        self.physical = {branch.name: branch for branch in physical.branches()}
+        self.stored = stored
+        self.params = params
+        self.mode = mode
+        self.collected = collected
+        self.shared = shared
+        self.fast = fast
+
+    def run(self, branch: str, x: Tensor) -> Tensor:
+        """Apply the chain of that branch."""
+        nominal: Branch = self.nominal[branch]
+        chain = list(zip(nominal.chain, self.physical[branch].chain, strict=True))
+        place = 0
+        while place < len(chain):
+            primitive, actual = chain[place]
+            after = chain[place + 1] if place + 1 < len(chain) else None
+            if self.mode == "folded" and isinstance(primitive, Conv) and after and isinstance(after[0], BatchNorm):
+                x = self._folded(x, actual, *after)
+                place += 2
+                continue
+            x = _APPLY[type(primitive)](self, x, primitive, actual)
+            place += 1
+        return x
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The leading corner of a stored weight; kernels are cropped around their centre."""
+        stored, value = self.stored[name], self.params[name]
+        if stored == shape:
+            return self.F.identity(value) if self.shared and len(shape) > 1 else value
+        offsets = [0, 0, *((s - k) // 2 for s, k in zip(stored[2:], shape[2:], strict=True))][: len(shape)]
+        return self.F.slice(value, begin=tuple(offsets), end=tuple(o + n for o, n in zip(offsets, shape, strict=True)))
+
+    def _vector(self, name: str, nominal: int, physical: int) -> Tensor:
+        """Gamma or beta of a BatchNorm, zero in the padding."""
+        if nominal == physical:
+            return self.weight(name, (physical,))
+        padding = self.F.slice_axis(self.params[name], axis=0, begin=nominal, end=physical)
+        return self.F.concat(self.weight(name, (nominal,)), self.F.zeros_like(padding), dim=0)
+
+    def conv(self, x: Tensor, primitive: Conv, actual: Conv, weight: Tensor = None, bias: Tensor = None) -> Tensor:
+        """Convolution at the physical widths; `weight` and `bias` replace the stored ones when given."""
+        if weight is None:
+            weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
+            bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
+        if (self.fast and bias is None and actual.groups == actual.out_channels and actual.stride == 1
+                and actual.kernel in depthwise.KERNELS):
+            return getattr(self.F, depthwise.NAME)(x, weight, kernel=actual.kernel)
+        pad = actual.kernel // 2
+        arguments = [x, weight] if bias is None else [x, weight, bias]
+        return self.F.Convolution(
+            *arguments, kernel=(actual.kernel,) * 2, stride=(actual.stride,) * 2, pad=(pad, pad), num_filter=actual.out_channels,
+            num_group=actual.groups, no_bias=bias is None)
+
+    def batch_norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm) -> Tensor:
+        """BatchNorm in the mode of this trace."""
+        F, name = self.F, primitive.name
+        gamma = self._vector(f"{name}.gamma", primitive.channels, actual.channels)
+        beta = self._vector(f"{name}.beta", primitive.channels, actual.channels)
+        mean, var = self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]
+        if self.mode != "observe":
+            return F.BatchNorm(x, gamma, beta, mean, var, eps=primitive.eps, momentum=primitive.momentum, fix_gamma=False)
+        out, batch_mean, inverse_std = F.BatchNorm(
+            x, gamma, beta, mean, var, eps=primitive.eps, momentum=primitive.momentum, fix_gamma=False, output_mean_var=True)
+        assert self.collected is not None
+        self.collected.append((name, batch_mean, inverse_std))
+        return out
+
+    def _folded(self, x: Tensor, conv: Conv, norm: BatchNorm, actual: BatchNorm) -> Tensor:
+        """Convolution and BatchNorm at inference as one convolution with bias."""
+        F, name = self.F, norm.name
+        gamma = self._vector(f"{name}.gamma", norm.channels, actual.channels)
+        beta = self._vector(f"{name}.beta", norm.channels, actual.channels)
+        scale = gamma * F.rsqrt(self.params[f"{name}.running_var"] + norm.eps)
+        bias = beta - self.params[f"{name}.running_mean"] * scale
+        if conv.bias:
+            bias = bias + self.weight(f"{conv.name}.bias", (conv.out_channels,)) * scale
+        weight = F.broadcast_mul(self.weight(f"{conv.name}.weight", conv.weight_shape), F.reshape(scale, (-1, 1, 1, 1)))
+        return self.conv(x, conv, conv, weight, bias)
+
+
+def _conv(tracer: Tracer, x: Tensor, primitive: Conv, actual: Conv) -> Tensor:
+    return tracer.conv(x, primitive, actual)
+
+
+def _activation(tracer: Tracer, x: Tensor, primitive: Activation, actual: Activation) -> Tensor:
+    return activate(tracer.F, x, primitive.kind)
+
+
+def activate(F: Any, x: Tensor, kind: str) -> Tensor:
+    """The non-linearity `kind`, from operators that export to ONNX."""
+    if kind == "relu":
+        return F.Activation(x, act_type="relu")
+    if kind == "relu6":
+        return F.clip(x, 0, 6)
+    gates = {"swish": F.sigmoid, "hswish": _hard_sigmoid(F), "hsigmoid": _hard_sigmoid(F)}
+    gate = gates[kind](x)
+    return gate if kind == "hsigmoid" else x * gate
+
+
+def _hard_sigmoid(F: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.hard_sigmoid(x, alpha=1 / 6, beta=0.5)
+
+
+def _dense(tracer: Tracer, x: Tensor, primitive: Dense, actual: Dense) -> Tensor:
+    weight = tracer.weight(f"{actual.name}.weight", (actual.out_features, actual.in_features))
+    arguments = [x, weight, *([tracer.weight(f"{actual.name}.bias", (actual.out_features,))] if actual.bias else [])]
+    return tracer.F.FullyConnected(*arguments, num_hidden=actual.out_features, no_bias=not actual.bias)
+
+
+def _pool(tracer: Tracer, x: Tensor, primitive: GlobalPool, actual: GlobalPool) -> Tensor:
+    return tracer.F.Pooling(x, kernel=(1, 1), pool_type="avg", global_pool=True)
+
+
+def _dropout(tracer: Tracer, x: Tensor, primitive: Dropout, actual: Dropout) -> Tensor:
+    return x if tracer.mode != "normal" else tracer.F.Dropout(x, p=primitive.rate)
+
+
+def _squeeze_excite(tracer: Tracer, x: Tensor, primitive: SqueezeExcite, actual: SqueezeExcite) -> Tensor:
+    gate = x
+    for inner, physical in zip(primitive.inner(), actual.inner(), strict=True):
+        gate = _APPLY[type(inner)](tracer, gate, inner, physical)
+    return tracer.F.broadcast_mul(x, gate)
+
+
+def _shuffle(tracer: Tracer, x: Tensor, primitive: Shuffle, actual: Shuffle) -> Tensor:
+    """Two groups, interleaved: output channel 2 i + g is input channel g C/2 + i (`reshape_like` because it exports)."""
+    F = tracer.F
+    groups = F.reshape(x, (0, 2, primitive.channels // 2, -1))
+    return F.reshape_like(F.transpose(groups, axes=(0, 2, 1, 3)), x)
+
+
+def _batch_norm(tracer: Tracer, x: Tensor, primitive: BatchNorm, actual: BatchNorm) -> Tensor:
+    return tracer.batch_norm(x, primitive, actual)
+
+
+_APPLY: dict[type[Primitive], Callable] = {
+    Conv: _conv, BatchNorm: _batch_norm, Activation: _activation, GlobalPool: _pool, Dropout: _dropout, Dense: _dense,
+    SqueezeExcite: _squeeze_excite, Shuffle: _shuffle,
+}

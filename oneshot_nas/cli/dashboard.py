@@ -1,0 +1,41 @@
+"""`oneshot-nas dashboard`: the web view of a search (optuna-dashboard)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="Run folder of a search.", metavar="RUN2")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    storage: Annotated[str | None, typer.Option(help="Database URL, when RUN2 does not tell it.", metavar="URL")] = None,
+) -> None:
+    """Show the history and the Pareto front of a search in a web browser until Ctrl-C.
+
+    Example:  oneshot-nas dashboard runs/search --port 8080
+    """
+    import socket
+    import sys
+
+    from oneshot_nas.errors import UserError
+    from oneshot_nas.search.record import locate
+    from oneshot_nas.search.storage import find_study, open_storage, shown
+
+    try:
+        from optuna_dashboard import run_server
+    except ImportError as error:
+        raise UserError(f"the web view needs optuna-dashboard ({error}); install the extra 'dashboard', in the checkout with "
+                        "pip install -c constraints.txt -e '.[dashboard]'") from None
+    url, study = locate(run, storage)
+    opened = open_storage(url)
+    number, _ = find_study(opened, study, shown(url))
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port or --host") from None
+    print(f"http://{host}:{port}/dashboard/studies/{number} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    run_server(opened, host=host, port=port)

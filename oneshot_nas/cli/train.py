@@ -1,0 +1,38 @@
+"""``oneshot-nas train``: a supernet, or with ``--arch`` a fixed network, from a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[str, typer.Option(help="YAML recipe, such as recipes/digits_supernet.yaml", metavar="FILE.yaml")],
+    out: Annotated[str, typer.Option(help="run folder; the same command again resumes in it", metavar="RUN")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="replace a value of the recipe: key.sub=value", metavar="KEY=VALUE")] = None,
+    arch: Annotated[str | None, typer.Option(help="train this architecture as a fixed network", metavar="ARCH.json")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print the last metrics as one JSON line")] = False,
+) -> None:
+    """Train a supernet, or with --arch a fixed network; the same command again resumes after the last finished epoch.
+
+    Example:  oneshot-nas train --recipe recipes/digits_supernet.yaml --set data=data/digits --out runs/supernet
+    """
+    import json
+    import sys
+
+    from oneshot_nas.arch import read_arch_file
+    from oneshot_nas.config import read_recipe
+
+    content = read_arch_file(arch).to_json() if arch else None
+    parsed = read_recipe(recipe, set_ or (), content)
+
+    from oneshot_nas.train.loop import train
+
+    metrics = train(parsed, out)
+    if json_:
+        print(json.dumps(metrics))
+    supernet = parsed.space is not None
+    following = (f"oneshot-nas search --supernet {out} --out {out}-search --algorithm evolution --budget 200 --population 50"
+                 if supernet else f"oneshot-nas export --run {out} --format symbol,onnx --out {out}/export")
+    print(f"next: {following}", file=sys.stderr)

@@ -1,0 +1,297 @@
+"""A recipe (YAML) as typed, strict values, and the run folder that a command works in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import portalocker
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from oneshot_nas.arch import Space, get_space, read_arch, show
+from oneshot_nas.errors import UserError
+from oneshot_nas.files import read_text, write_text
+
+MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
+
+
+Values = dict[str, bool | int | float | str]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, numbers are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Optimizer(Section):
+    """Stochastic gradient descent; `no_wd` spares biases, gamma and beta from weight decay."""
+
+    name: Literal["sgd", "nag"] = "sgd"
+    lr: float = Field(default=0.5, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    wd: float = Field(default=4e-5, ge=0)
+    no_wd: bool = True
+    clip: float | None = Field(default=None, gt=0, description="gradients are clipped to [-clip, clip]")
+
+
+class Schedule(Section):
+    """Learning rate over the iterations: linear warm-up from `warmup_lr`, then `mode` down to `final_lr`."""
+
+    mode: Literal["cosine", "linear", "poly", "step", "constant"] = "linear"
+    warmup_epochs: float = Field(default=0, ge=0)
+    warmup_lr: float = Field(default=0.0, ge=0)
+    final_lr: float = Field(default=0.0, ge=0)
+    power: float = Field(default=2.0, gt=0, description="of mode poly")
+    decay: float = Field(default=0.1, gt=0, description="factor of mode step")
+    decay_epochs: tuple[float, ...] = ()
+
+
+class Loss(Section):
+    """Cross entropy with label smoothing, mixup and a distillation teacher (a model zoo name)."""
+
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    mixup_off_epochs: int = Field(default=0, ge=0, description="mixup is off in that many last epochs")
+    teacher: str | None = None
+    teacher_params: str | None = None
+    temperature: float = Field(default=20.0, gt=0)
+    hard_weight: float = Field(default=0.5, ge=0, le=1)
+
+
+class Sampler(Section):
+    """Which architecture a step trains; see `oneshot_nas.train.sampling`.
+
+    Samplers with limits (bins, box, stroll) begin when all scales are open: after `first_channel_epoch` and the warm-up.
+    """
+
+    name: Literal["uniform", "bins", "box", "stroll"] = "uniform"
+    first_channel_epoch: int = Field(default=0, ge=0, description="before it every scale is the largest")
+    warmup: Literal["oneshot", "shufflenetv2+"] | None = Field(default=None, description="table by which smaller scales join")
+    least_scale: float | None = Field(default=None, description="smallest scale that is drawn; none: the space's smallest")
+    average_blocks: bool = Field(default=False, description="average all operators instead of choosing one")
+    flops: str | None = Field(default=None, description="LO:HI, such as 290M:360M")
+    params: str | None = None
+    bins: int = Field(default=7, ge=1)
+    rule: str = "macs"
+
+
+class AugmentConfig(Section):
+    """Training augmentation by kind; `changes` replaces single numbers of it (see `oneshot_nas.data.images.Augment`)."""
+
+    kind: Literal["imagenet", "small", "digits", "none"] = "imagenet"
+    changes: dict[str, bool | int | float | str | tuple[float, float]] = {}
+
+
+class HoldoutConfig(Section):
+    """Images of the training set kept for the search and never trained on by the supernet."""
+
+    calibration: int | None = Field(default=None, ge=0, description="none: 2000, at most a twentieth of the training images")
+    validation: int | None = Field(default=None, ge=0, description="none: 5000, at most a tenth of the training images")
+
+
+class Records(Section):
+    """Single RecordIO files instead of a data folder; an index left out has the name of its .rec file."""
+
+    train: str
+    train_idx: str | None = None
+    val: str | None = None
+    val_idx: str | None = None
+
+
+class Start(Section):
+    """Where training starts instead of at random weights: weights, optimizer state (plain arrays), epochs already done."""
+
+    weights: str
+    optimizer: str | None = None
+    epoch: int = Field(default=0, ge=0)
+
+
+class Recipe(Section):
+    """Everything a training run depends on. `space` trains a supernet, `arch` or `model` a fixed network."""
+
+    space: str | None = None
+    options: Values = Field(default={}, description="of the space, or of the model")
+    fixed: Values = Field(default={}, description="of a supernet: choice -> its value at all positions")
+    arch: dict[str, Any] | None = None
+    model: str | None = None
+    start: Start | None = None
+    data: str | None = Field(default=None, description="folder with train.rec and val.rec, or of images in train/ and val/")
+    records: Records | None = None
+    epochs: int = Field(default=120, ge=1)
+    batch_size: int = Field(default=128, ge=1, description="images of one step, over all contexts")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    contexts: int = Field(default=1, ge=1, le=64, description="CPU contexts or GPUs")
+    device: Literal["cpu", "gpu"] = "cpu"
+    dtype: Literal["float32", "float16"] = "float32"
+    input_threads: int = Field(default=2, ge=1)
+    crop_ratio: float | None = Field(default=None, gt=0, le=1, description="none: 0.875, or 1 for images of the input size")
+    mean: tuple[float, float, float] | None = Field(default=None, description="RGB in 0..255; none: the data set's")
+    std: tuple[float, float, float] | None = None
+    epoch_images: int | None = Field(default=None, ge=1, description="most images of an epoch; none: all")
+    epoch_share: float = Field(default=1.0, gt=0, le=1, description="share of its steps that an epoch has")
+    validate_every: int = Field(default=1, ge=1, description="epochs between validations")
+    save_every: int = Field(default=1, ge=1, description="epochs between checkpoints; the last epoch is always saved")
+    log_every: int | None = Field(default=None, ge=1, description="steps between progress lines; none: half a minute")
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    loss: Loss = Loss()
+    sampler: Sampler = Sampler()
+    augment: AugmentConfig = AugmentConfig()
+    holdout: HoldoutConfig = HoldoutConfig()
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Recipe:
+        if sum(value is not None for value in (self.space, self.arch, self.model)) != 1:
+            raise ValueError("a recipe names exactly one of 'space' (supernet), 'arch' and 'model' (fixed network)")
+        if self.space is not None:
+            training_space(self.space, self.options, self.fixed)
+        elif self.fixed:
+            raise ValueError("'fixed' narrows the space of a supernet; a fixed network has no choices left")
+        if self.arch is not None:
+            read_arch(self.arch)
+        if self.dtype == "float16" and self.device == "cpu":
+            raise ValueError("dtype float16 needs device gpu: MXNet has no half-precision convolution on the CPU")
+        if self.batch_size % self.contexts:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.contexts} contexts")
+        if self.start is not None and self.start.epoch >= self.epochs:
+            raise ValueError(f"'start.epoch' {self.start.epoch} leaves nothing of {self.epochs} epochs to train")
+        return self
+
+
+def training_space(name: str, options: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
+    """Return the space that a supernet is trained in: the choices named in `fixed` have that one value at every position.
+
+    Raises: UserError for an unknown space, option or choice, or a value that is not allowed.
+    """
+    space = get_space(name, **options)
+    return space.restrict({choice: [(value,)] * len(space.choice(choice).values) for choice, value in fixed.items()})
+
+
+def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = (), arch: dict[str, Any] | None = None) -> Recipe:
+    """Return the recipe of a YAML file with ``key.sub=value`` overrides; `arch` makes it the recipe of a fixed network.
+
+    Raises: UserError that names the key, what was given and what is allowed.
+    """
+    return parse_recipe(parse_yaml(read_text(path, "recipe"), str(path)), overrides, arch, str(path))
+
+
+def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | None, source: str) -> Recipe:
+    """The recipe of parsed YAML; see `read_recipe`."""
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {source} must be a mapping of keys to values")
+    for override in overrides:
+        _override(content, override)
+    if arch is not None:
+        content = {key: value for key, value in content.items()
+                   if key not in ("space", "options", "fixed", "model", "sampler", "holdout")}
+        content["arch"] = arch
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"recipe {source}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _sentence(error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for part in error["loc"][:-1]:
+            kind = section.model_fields[part].annotation
+            section = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
+        return f"unknown key '{key}'; allowed are {show(section.model_fields)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    return message if not key else f"'{key}' = {str(given)[:60]!r}: {message}"
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} is not key=value, such as epochs=10 or optimizer.lr=0.1")
+    *sections, last = key.split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override!r}: '{section}' is not a section of the recipe")
+    target[last] = parse_yaml(value, f"--set {key}") if last not in ("data", "flops", "params") else value
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return plain YAML data; tags, aliases that multiply, deep nesting and endless scalars are refused. Raises: UserError."""
+    try:
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 20 or count > 100_000 or isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{source}: YAML nested deeper than 20, with aliases, or longer than 100,000 items is refused")
+            if getattr(event, "tag", None) is not None or len(getattr(event, "value", "")) > MAX_SCALAR:
+                raise UserError(f"{source}: YAML with tags (!...) or a value of more than {MAX_SCALAR:,} characters is refused")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{source} is not plain YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML text of the whole recipe, defaults included; reading it gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
+
+
+INERT = ("input_threads", "save_every", "log_every")  # keys of a recipe that decide no number
+
+
+class RunFolder:
+    """The files of one run, by their fixed names (see interface of the command line)."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+
+    def __getattr__(self, name: str) -> Path:
+        names = {"config": "config.yaml", "log": "log.txt", "metrics": "metrics.jsonl", "checkpoint": "checkpoint",
+                 "arch": "arch.json", "supernet": "supernet.json", "study": "study.db", "result": "result.json", "plots": "plots"}
+        if name not in names:
+            raise AttributeError(name)
+        return self.path / names[name]
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write config.yaml. Raises: UserError that names the difference when another recipe has been trained here."""
+        self.check_recipe(recipe)
+        write_text(self.config, dump_recipe(recipe))
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise UserError when the folder holds a checkpoint of another recipe; what decides no number may differ."""
+        if not self.config.exists():
+            return
+        before, after = read_recipe(self.config).model_dump(), recipe.model_dump()
+        changed = [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key] and key not in INERT]
+        if changed and (self.checkpoint / "latest.json").exists():
+            raise UserError(f"{self.path} holds a run with another recipe ({'; '.join(changed)[:300]}); "
+                            "give the same recipe to resume it, or another folder")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes with the process, also after a kill.
+
+        Raises: UserError when another process works in it, or when the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / ".lock", "a")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise UserError(f"cannot use run folder {self.path}: {error.strerror or error}") from None
+        try:
+            portalocker.lock(handle, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.LockException:
+            handle.close()
+            raise UserError(f"another process is working in {self.path}; wait for it, or give another folder") from None
+        try:
+            yield
+        finally:
+            handle.close()

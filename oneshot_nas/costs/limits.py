@@ -1,0 +1,111 @@
+"""Limits on costs, in words, and unbiased sampling inside them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from oneshot_nas.arch import Arch, Space
+from oneshot_nas.costs.analytic import Cost
+from oneshot_nas.costs.table import cost_table, random_indices, reachable
+from oneshot_nas.errors import UserError
+
+Range = tuple[float, float]
+ANY: Range = (0, float("inf"))
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
+BATCH = 8192
+DRAWS = 4_000_000  # uniform draws before the limits count as too narrow
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Inclusive ranges of FLOPs and parameters; `rule` says how FLOPs are counted."""
+
+    flops: Range = ANY
+    params: Range = ANY
+    rule: str = "macs"
+
+    def reject(self, cost: Cost) -> str | None:
+        """Return in words why `cost` is outside the limits, None when it is inside."""
+        for name, value, (low, high) in (("FLOPs", cost.flops, self.flops), ("params", cost.params, self.params)):
+            if value > high:
+                return f"{name} {human(value)} exceed the limit {human(high)}"
+            if value < low:
+                return f"{name} {human(value)} are below the limit {human(low)}"
+        return None
+
+    def inside(self, flops: np.ndarray, params: np.ndarray) -> np.ndarray:
+        """Boolean array: which costs are inside the limits."""
+        return (flops >= self.flops[0]) & (flops <= self.flops[1]) & (params >= self.params[0]) & (params <= self.params[1])
+
+    def __str__(self) -> str:
+        parts = [f"{n} {human(r[0])}:{human(r[1])}" for n, r in (("FLOPs", self.flops), ("params", self.params)) if r != ANY]
+        return " and ".join(parts) or "no limits"
+
+
+def human(value: float) -> str:
+    """A count with its unit, such as 327.86M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= size and value != float("inf"):
+            return f"{value / size:.4g}{unit}"
+    return f"{value:g}"
+
+
+def parse_range(text: str, name: str) -> Range:
+    """Return the range of text such as '290M:330M', ':4M' or '8M:'; a single number is an upper limit.
+
+    Raises: UserError that shows the form.
+    """
+    low, colon, high = text.partition(":")
+    if not colon:
+        low, high = "", text
+    bounds = (_number(low, name, text) if low else 0.0, _number(high, name, text) if high else float("inf"))
+    if bounds[0] > bounds[1] or (not low and not high):
+        raise UserError(f"{name} limit '{text}' is empty; write LO:HI with LO <= HI, such as 290M:330M or :4M")
+    return bounds
+
+
+def _number(text: str, name: str, whole: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:[eE]\d+)?)\s*([KkMmGg]?)", text.strip())
+    if not match:
+        raise UserError(f"{name} limit '{whole}' is not LO:HI; write numbers with K, M or G, such as 290M:330M or :4M")
+    return float(match[1]) * UNITS[match[2].upper()]
+
+
+def check_reachable(space: Space, limits: Limits) -> None:
+    """Raise UserError that names the reachable range when no architecture can be inside the limits."""
+    ranges = reachable(cost_table(space, limits.rule))
+    for name, (low, high), (least, most) in zip(("FLOPs", "params"), (limits.flops, limits.params), ranges, strict=True):
+        if low > most or high < least:
+            raise UserError(
+                f"no architecture of '{space.name}' has {name} in {human(low)}:{human(high)}; "
+                f"reachable is {human(least)}:{human(most)} (rule {limits.rule})"
+            )
+
+
+def sample_within(space: Space, limits: Limits, rng: np.random.Generator, count: int) -> list[Arch]:
+    """Return `count` architectures drawn uniformly among those inside the limits.
+
+    Method: rejection from the uniform distribution over the whole space, vectorised through the cost table, so the result
+    is unbiased; after `DRAWS` uniform draws per architecture it gives up. A pure function of the generator's state.
+
+    Raises: UserError that names the reachable range, or how many draws found nothing.
+    """
+    check_reachable(space, limits)
+    table = cost_table(space, limits.rule)
+    found: list[Arch] = []
+    drawn = 0
+    while len(found) < count:
+        indices = random_indices(space, rng, BATCH)
+        accepted = indices[limits.inside(*table(indices))][: count - len(found)]
+        found += [space.decode(row) for row in accepted.tolist()]
+        drawn = 0 if len(accepted) else drawn + BATCH
+        if drawn >= DRAWS:
+            least, most = reachable(table)[0]
+            raise UserError(
+                f"none of {DRAWS:,} uniform draws from '{space.name}' met {limits}; reachable FLOPs are "
+                f"{human(least)}:{human(most)} (rule {limits.rule}), widen the limits"
+            )
+    return found

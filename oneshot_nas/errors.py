@@ -1,0 +1,9 @@
+"""The two ways a command may fail, so that users read one sentence and never a traceback."""
+
+
+class UserError(ValueError):
+    """Wrong use or bad input: the message says what was given, what is allowed and what to do. Exit code 2."""
+
+
+class WorkError(RuntimeError):
+    """A failure while working (disk full, a process that died): the message says what is kept. Exit code 1."""

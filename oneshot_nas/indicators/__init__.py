@@ -1,0 +1,1 @@
+"""What says how good an architecture is: accuracy with inherited weights, and rankings of indicators."""

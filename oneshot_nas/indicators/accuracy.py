@@ -1,0 +1,120 @@
+"""Accuracy of an architecture with the supernet's weights: recalibrate BatchNorm exactly, then classify held-out images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet import nd
+from mxnet.gluon import Block
+from mxnet.ndarray import NDArray
+
+from oneshot_nas.arch import Arch, Space
+from oneshot_nas.data.loader import decode_images
+from oneshot_nas.errors import UserError
+from oneshot_nas.nets.fixed import Network
+from oneshot_nas.nets.recalibrate import Folded, recalibrate
+from oneshot_nas.nets.supernet import Supernet
+
+BATCH = 128
+
+
+def batches(images: np.ndarray, context: mx.Context, size: int = BATCH) -> list[NDArray]:
+    """Images (n, 3, H, W), or labels (n,), as arrays of at most `size` in memory of a device, order kept."""
+    return [nd.array(images[start : start + size], ctx=context) for start in range(0, len(images), size)]
+
+
+def count_correct(logits: np.ndarray, labels: np.ndarray, top: int) -> int:
+    """How many rows of logits (n, K) have their label among the `top` largest; ties count against the label."""
+    own = logits[np.arange(len(labels)), labels][:, None]
+    better = (logits >= own).sum(axis=1) - 1
+    return int((better < top).sum())
+
+
+def accuracy_of(net: Block, labelled: Iterable[tuple[NDArray, NDArray]], context: mx.Context, dtype: str = "float32") -> dict[str, float]:
+    """{"top1", "top5"} shares over batches of (images (n, 3, H, W), labels (n,)); 0 when the outputs are not finite."""
+    right = {1: 0, 5: 0}
+    total = 0
+    for images, labels in labelled:
+        logits = net(images.as_in_context(context).astype(dtype, copy=False)).asnumpy().astype(np.float32, copy=False)
+        if not np.isfinite(logits).all():
+            return {"top1": 0.0, "top5": 0.0}
+        for top in right:
+            right[top] += count_correct(logits, labels.asnumpy().astype(np.int64), top)
+        total += len(logits)
+    return {f"top{top}": count / total for top, count in right.items()}
+
+
+@dataclass
+class Evaluator:
+    """Scores architectures of one supernet on fixed images; the score depends on the architecture and the images only.
+
+    Called with an architecture it returns {"top1", "top5", "calibrate_seconds", "validate_seconds"}.
+    """
+
+    net: Supernet
+    calibration: list[NDArray]
+    validation: list[NDArray]
+    labels: list[NDArray]
+    about: dict[str, Any]
+    method: str = "population"
+
+    @property
+    def images(self) -> int:
+        """Number of images that are classified."""
+        return sum(len(batch) for batch in self.labels)
+
+    @property
+    def space(self) -> Space:
+        """The supernet's space."""
+        return self.net.space
+
+    def network(self, arch: Arch) -> Network:
+        """The recalibrated whole-net view of `arch`, on the supernet's weights."""
+        return recalibrate(self.net.view(arch), self.calibration, self.method)
+
+    def __call__(self, arch: Arch) -> dict[str, float]:
+        start = time.perf_counter()
+        view = self.network(arch)
+        nd.waitall()
+        middle = time.perf_counter()
+        scores = accuracy_of(Folded(view), zip(self.validation, self.labels, strict=True), self.validation[0].context)
+        return {**scores, "calibrate_seconds": middle - start, "validate_seconds": time.perf_counter() - middle}
+
+
+def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, val_images: int | None = None,
+                   seed: int = 0, method: str = "population") -> Evaluator:
+    """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
+
+    `calib_images` and `val_images` take the first so many of each list (both are in a class-balanced order); None takes
+    all. `seed` 1, 2 ... rotates the calibration list first, so that repeated evaluations show the measurement noise.
+
+    Raises: UserError when more images are asked for than were held out.
+    """
+    from oneshot_nas.train.runs import load_supernet
+
+    run = load_supernet(supernet_run)
+    source = run.source()
+    calibration = _first(run.holdout.calibration, calib_images, "calibration", seed)
+    validation = _first(run.holdout.validation, val_images, "validation", 0)
+    context = mx.cpu()
+    fixed, _ = decode_images(source, calibration, run.preprocessing)
+    images, labels = decode_images(source, validation, run.preprocessing)
+    about = {"supernet": str(supernet_run), "space": run.space.name, "options": dict(run.space.options), "calibration": len(calibration),
+             "validation": len(validation), "batch": BATCH, "method": method, "seed": seed, "epoch": run.about.get("epoch")}
+    return Evaluator(run.net, batches(fixed, context), batches(images, context), batches(labels, context), about, method)
+
+
+def _first(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
+    if count is not None and not 1 <= count <= len(positions):
+        raise UserError(f"{count} {what} images asked for; the supernet's training kept {len(positions)} aside")
+    if not positions:
+        raise UserError(f"the supernet's training kept no {what} images; train it with holdout.{what} above 0")
+    count = count or len(positions)
+    start = seed * count % len(positions)
+    return list((*positions[start:], *positions[:start])[:count])

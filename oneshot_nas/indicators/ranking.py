@@ -1,0 +1,131 @@
+"""How well an indicator ranks architectures: Kendall's tau and top-k regret against stand-alone training results.
+
+Higher scores are better on both sides. As a tool, with the names of the scores where they are not "score":
+
+    python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [INDICATOR_SCORE [STANDALONE_SCORE]]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from oneshot_nas.arch import read_arch, space_of
+from oneshot_nas.errors import UserError
+from oneshot_nas.files import parse_json, read_text
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an indicator ranks `count` architectures: Kendall's tau-b (None where undefined) and regret by k."""
+
+    count: int
+    kendall_tau: float | None
+    regret: Mapping[int, float]
+
+
+def kendall_tau(indicator: Sequence[float], standalone: Sequence[float]) -> float:
+    """Kendall's tau-b from -1 to 1: agreement of two rankings, ties counted on neither side; nan when one side is all equal.
+
+    Raises: UserError for lists of different lengths, fewer than two values or values that are no numbers.
+    """
+    from scipy.stats import kendalltau
+
+    _check(indicator, standalone, 2)
+    return float(kendalltau(indicator, standalone).statistic)
+
+
+def top_k_regret(indicator: Sequence[float], standalone: Sequence[float], k: int = 1) -> float:
+    """What is lost by training only the indicator's best `k`: the best stand-alone score minus the best among these.
+
+    In the unit of the stand-alone scores, 0 when the best is among them. Where the indicator gives equal scores the worst
+    order is assumed, so that an indicator that says nothing is not lucky. Raises: UserError.
+    """
+    _check(indicator, standalone, 1)
+    if not 1 <= k <= len(indicator):
+        raise UserError(f"top-k regret needs k from 1 to {len(indicator)}, the number of architectures; got {k}")
+    order = sorted(range(len(indicator)), key=lambda i: (-indicator[i], standalone[i]))
+    return max(standalone) - max(standalone[i] for i in order[:k])
+
+
+def compare(indicator: Sequence[float], standalone: Sequence[float], ks: Sequence[int] = (1, 3, 5)) -> Agreement:
+    """Tau and the regrets of those `ks` that the number of architectures allows. Raises: UserError."""
+    tau = kendall_tau(indicator, standalone)
+    regret = {k: top_k_regret(indicator, standalone, k) for k in ks if k <= len(indicator)}
+    return Agreement(len(indicator), None if math.isnan(tau) else tau, regret)
+
+
+def compare_files(indicator: str, standalone: str, indicator_score: str = "score", standalone_score: str = "score",
+                  ks: Sequence[int] = (1, 3, 5)) -> Agreement:
+    """`compare` for two JSON Lines files (see `read_scores`), over the architectures that both hold. Raises: UserError."""
+    first, second = read_scores(indicator, indicator_score), read_scores(standalone, standalone_score)
+    return compare(*paired(first, second, (indicator, standalone)), ks)
+
+
+def read_scores(path: str, score: str = "score") -> dict[str, float]:
+    """Scores by network of a JSON Lines file; a network that occurs twice counts with its last line.
+
+    A line is ``{"arch": {...}, "score": number}``, or one of ``oneshot-nas history --json``, whose ``scores`` hold
+    the name `score` ("score" then means "top1"); a candidate that failed is left out.
+
+    Raises: UserError that names the line.
+    """
+    found: dict[str, float] = {}
+    for number, line in enumerate(read_text(path, "scores").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        content = parse_json(line, where)
+        if not isinstance(content, dict) or "arch" not in content:
+            raise UserError(f'{where} must be an object such as {{"arch": {{...}}, "{score}": 0.7}}')
+        if content.get("error"):
+            continue
+        arch = read_arch(content["arch"], where)
+        value = content.get(score)
+        if value is None and isinstance(content.get("scores"), dict):
+            value = content["scores"].get("top1" if score == "score" else score)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{where} has no finite number '{score}', neither by itself nor in 'scores'")
+        found[space_of(arch).canonical(arch).key] = float(value)
+    return found
+
+
+def paired(first: Mapping[str, float], second: Mapping[str, float],
+           names: tuple[str, str] = ("the first", "the second")) -> tuple[list[float], list[float]]:
+    """Both scores of every network that has both. Raises: UserError when there are fewer than two."""
+    common = [key for key in first if key in second]
+    if len(common) < 2:
+        raise UserError(f"{names[0]} has {len(first)} architectures, {names[1]} {len(second)}, and {len(common)} are in both; "
+                        "a ranking needs at least two in common")
+    return [first[key] for key in common], [second[key] for key in common]
+
+
+def _check(indicator: Sequence[float], standalone: Sequence[float], least: int) -> None:
+    if len(indicator) != len(standalone):
+        raise UserError(f"a ranking compares two scores of the same architectures, got {len(indicator)} and {len(standalone)}")
+    if len(indicator) < least:
+        raise UserError(f"a ranking needs at least {least} architectures, got {len(indicator)}")
+    if not all(map(math.isfinite, [*indicator, *standalone])):
+        raise UserError("a ranking needs finite numbers; leave out architectures that failed")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the agreement of two files as JSON. Returns: 0, or 2 with one line on stderr."""
+    if not 2 <= len(arguments) <= 4:
+        print("usage: python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [INDICATOR_SCORE [STANDALONE_SCORE]]",
+              file=sys.stderr)
+        return 2
+    indicator, standalone, *names = arguments
+    try:
+        print(json.dumps(asdict(compare_files(indicator, standalone, *names))))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

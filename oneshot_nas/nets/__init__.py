@@ -1,0 +1,1 @@
+"""Networks from plans: the supernet, fixed networks, views of candidates, inheritance and recalibration."""

@@ -1,0 +1,100 @@
+"""The whole road on real images in a few minutes: data, supernet, search, retraining, export, pictures.
+
+Every step is an ordinary ``oneshot-nas`` command, printed before it runs, so that each can be repeated by hand. A step that
+is finished already is not done again: the same command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the quickstart and return the exit code of the first step that failed, 0 when all is done."""
+    parser = argparse.ArgumentParser(prog="scripts/quickstart.sh", description=__doc__.splitlines()[0],
+                                     epilog="Example:  sh scripts/quickstart.sh runs/quickstart --budget 60")
+    parser.add_argument("--out", default="runs/quickstart", help="folder for everything (default: %(default)s)")
+    parser.add_argument("--budget", type=int, default=40, help="architectures the search evaluates (default: %(default)s)")
+    parser.add_argument("--population", type=int, default=10, help="architectures of one generation (default: %(default)s)")
+    parser.add_argument("--flops", default=":2.5M", help="FLOPs limit LO:HI of the search (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data split, training and search (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    out = Path(given.out)
+    start = time.monotonic()
+    for title, command in steps(out, given):
+        print(f"\n== {title}\n$ oneshot-nas {shlex.join(command)}", flush=True)
+        code = subprocess.run([sys.executable, "-m", "oneshot_nas", *command]).returncode
+        if code:
+            print(f"the step failed with exit code {code}; mend it and run the same command again, it resumes", file=sys.stderr)
+            return code
+    print(f"\n== Done in {time.monotonic() - start:.0f} s")
+    print(table(out))
+    return 0
+
+
+def steps(out: Path, given: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """(title, command) of every step, in order."""
+    data, supernet, search, retrain = (str(out / name) for name in ("data", "supernet", "search", "retrain"))
+    seed = str(given.seed)
+    found: list[tuple[str, list[str]]] = []
+    if not (out / "data" / "dataset.json").exists():
+        found.append(("Pack 1,797 real images of handwritten digits", ["data", "digits", data]))
+    found += [
+        ("Train a supernet: one set of weights for every architecture",
+         ["train", "--recipe", str(RECIPES / "digits_supernet.yaml"), "--set", f"data={data}", "--set", f"seed={seed}", "--out", supernet]),
+        ("Search it by evolution under a FLOPs limit",
+         ["search", "--supernet", supernet, "--out", search, "--algorithm", "evolution", "--budget", str(given.budget),
+          "--population", str(given.population), "--flops", given.flops, "--seed", seed]),
+        ("Train the winner from scratch on all training images",
+         ["train", "--recipe", str(RECIPES / "digits_retrain.yaml"), "--arch", str(out / "search" / "arch.json"),
+          "--set", f"data={data}", "--set", f"seed={seed}", "--out", retrain]),
+        ("Export it; each file is read back and compared",
+         ["export", "--run", retrain, "--format", "symbol,onnx", "--out", str(out / "export")]),
+    ]
+    return found + [(f"Draw {name}", ["plot", str(out / name)]) for name in ("supernet", "search", "retrain")]
+
+
+def table(out: Path) -> str:
+    """The closing table and the next commands, from the files that the steps wrote."""
+    from oneshot_nas.arch import read_arch_file
+    from oneshot_nas.costs.analytic import cost
+
+    arch = read_arch_file(str(out / "search" / "arch.json"))
+    found = cost(arch)
+    search = _read(out / "search" / "result.json")
+    trained = _read(out / "retrain" / "result.json")
+    rows = [
+        ("architecture", " ".join(map(str, arch.choices["block"]))),
+        ("widths", " ".join(map(str, arch.choices["scale"]))),
+        ("FLOPs", f"{found.flops:,} multiply-adds"),
+        ("params", f"{found.params:,}"),
+        ("supernet accuracy", f"{search['best']['scores']['top1']:.2%} on held-out training images, inherited weights"),
+        ("retrained accuracy", f"{trained['last']['val_top1']:.2%} on the validation set"),
+        ("files", ", ".join(sorted(str(path) for path in (out / "export").iterdir()))),
+        ("pictures", ", ".join(str(path) for path in sorted(out.glob("*/plots/*.png")))),
+    ]
+    commands = [
+        f"oneshot-nas evaluate --run {out / 'retrain'}",
+        f"oneshot-nas history {out / 'search'} --json",
+        f"oneshot-nas dashboard {out / 'search'}",
+        "oneshot-nas data folder MY_IMAGES data/mine      # your own images: one folder per class",
+    ]
+    lines = [f"{name:20} {value}" for name, value in rows]
+    return "\n".join([*lines, "", "next:", *(f"  {command}" for command in commands)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Search: proposals (`searchers`), their history in an Optuna study (`history`), the loop, and its result."""

@@ -1,0 +1,193 @@
+"""What is searched: one frozen value that, with the history, decides every proposal."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from oneshot_nas.arch import Arch, Space, show
+from oneshot_nas.costs.analytic import Cost, micronet
+from oneshot_nas.costs.limits import Limits, Range
+from oneshot_nas.errors import UserError
+from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.pareto import COSTS, check_costs
+from oneshot_nas.search.searchers import SEARCHERS, Proposal, Rules, countable
+
+Stages = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is maximised: ``scores[score] - micronet_weight * MicroNet score``.
+
+    The weighted form is that of the MXNet predecessor's balanced search (accuracy - r * normalised cost). The
+    default weight of objective "micronet", 0.1, says that halving a network of MicroNet score 1 (that of
+    MobileNetV2 1.4 at fp32 is 2 by definition) is worth five points of accuracy; 1.0 is the predecessor's r.
+    """
+
+    name: str = "top1"
+    score: str = "top1"
+    micronet_weight: float = 0.0
+
+    def extra(self, space: Space, arch: Arch) -> dict[str, float]:
+        """Scores that follow from the architecture alone: {"micronet"} where the objective needs it."""
+        return {"micronet": micronet(space.plan(arch)).score} if self.micronet_weight else {}
+
+    def of(self, scores: Mapping[str, float]) -> float:
+        """The number to maximise. Raises: UserError when the indicator did not give the score."""
+        if self.score not in scores:
+            raise UserError(f"objective '{self.name}' needs the score '{self.score}', the indicator gives {show(scores)}")
+        return scores[self.score] - (self.micronet_weight * scores["micronet"] if self.micronet_weight else 0.0)
+
+    def fitness(self, candidate: Candidate) -> float:
+        """The number to maximise, of a candidate that was evaluated."""
+        return self.of(candidate.scores)
+
+
+OBJECTIVES = {"top1": Objective(), "micronet": Objective("micronet", micronet_weight=0.1)}
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """One search. `stages` are the choices searched in turn, each stage with the others fixed (none: all jointly).
+
+    The first stage fixes the other choices to `base`, a later one to the best candidate so far. `about` describes what
+    gives the scores (the supernet, its images); it is part of the identity of the history.
+    """
+
+    space: Space
+    limits: Limits = Limits()
+    algorithm: str = "evolution"
+    objective: Objective = Objective()
+    budget: int = 1000
+    population: int = 50
+    seed: int = 0
+    top_k: int = 10
+    mutation: float = 0.1
+    against: tuple[str, ...] = COSTS
+    stages: Stages = ()
+    base: Arch | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot work: wrong names and numbers, limits or a population out of reach."""
+        if self.algorithm not in SEARCHERS:
+            raise UserError(f"unknown search algorithm '{self.algorithm}'; there are {show(SEARCHERS)}")
+        for name in ("budget", "population", "top_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.mutation <= 1:
+            raise UserError(f"the mutation probability must be above 0 and at most 1, got {self.mutation}")
+        check_costs(self.against)
+        if self.generations < len(self.stages):
+            raise UserError(f"a search in {len(self.stages)} stages needs a budget of at least {len(self.stages)} populations of "
+                            f"{self.population}, got {self.budget}")
+        listed = countable(self.space_of_stage(0, ()), self.limits)
+        if listed is not None and not listed:
+            raise UserError(f"no architecture of '{self.space.name}' meets {self.limits}; widen the limits")
+        if listed is not None and self.population > len(listed):
+            self.too_large(len(listed))
+
+    def too_large(self, count: int) -> None:
+        """Raise UserError: the population does not fit into what can be searched."""
+        raise UserError(f"a population of {self.population} is larger than the {count} architectures found inside the limits "
+                        f"({self.limits}); give --population {count} or less, or widen the limits")
+
+    @property
+    def generations(self) -> int:
+        """Batches until the budget is used."""
+        return -(-self.budget // self.population)
+
+    def space_of_stage(self, stage: int, history: Sequence[Candidate]) -> Space:
+        """The space with everything fixed that this stage does not search. Raises: UserError when a base is missing."""
+        if not self.stages:
+            return self.space
+        usable = [c for c in history if c.ok] if stage else []
+        base = max(usable, key=lambda c: (self.objective.fitness(c), -c.index)).arch if usable else self._base()
+        return self.space.freeze(base, self.stages[stage])
+
+    def _base(self) -> Arch:
+        if self.base is not None:
+            return self.space.check(self.base)
+        free, values = set(self.stages[0]), {}
+        for choice in self.space.choices:
+            if choice.name not in free and choice.default is None:
+                raise UserError(f"a search over {show(sorted(free))} needs an architecture that fixes '{choice.name}'; "
+                                "give --base ARCH.json")
+            values[choice.name] = tuple(allowed[0] if choice.default is None else choice.default for allowed in choice.values)
+        return self.space.arch(values)
+
+    def propose(self, history: Sequence[Candidate], first: int) -> list[Proposal]:
+        """The batch whose first candidate has index `first`: a pure function of this task and the candidates before it."""
+        before = history[:first]
+        rng = random.Random(f"{self.seed}:{first}")
+        rules = Rules(self.limits, self.objective.fitness, self.top_k, self.mutation, self.against)
+        searcher = SEARCHERS[self.algorithm]
+        if not self.stages:
+            return searcher(self.space, before, rng, self.population, rules)
+        stage = min(first // self.population * len(self.stages) // self.generations, len(self.stages) - 1)
+        batch: list[Proposal] = []
+        for number in range(stage, len(self.stages)):  # a stage without new architectures hands the rest to the next one
+            tried = [*before, *(Candidate(-1, p.arch, Cost(0, 0), error="in this batch") for p in batch)]
+            batch += searcher(self.space_of_stage(number, before), tried, rng, self.population - len(batch), rules)
+            if len(batch) == self.population:
+                break
+        return batch
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the history, as JSON: two searches with equal fingerprints are the same search.
+
+        The budget belongs to it only where it decides when a stage ends; otherwise a search may be prolonged.
+        """
+        return {
+            "space": self.space.name,
+            "options": dict(self.space.options),
+            "size": str(self.space.size),
+            "limits": limits_json(self.limits),
+            "algorithm": self.algorithm,
+            "objective": asdict(self.objective),
+            "population": self.population,
+            "seed": self.seed,
+            "top_k": self.top_k,
+            "mutation": self.mutation,
+            "against": list(self.against),
+            "stages": [list(stage) for stage in self.stages],
+            "base": self._base().to_json()["choices"] if self.stages else None,
+            "about": dict(self.about),
+            **({"budget": self.budget} if len(self.stages) > 1 else {}),
+        }
+
+    def directions(self) -> list[str]:
+        """Optuna's directions of `values`."""
+        return ["maximize"] + ["minimize"] * len(self._costs())
+
+    def values(self, scores: Mapping[str, float], cost: Cost) -> list[float]:
+        """The numbers that Optuna is told: the objective, for nsga2 also the costs of the Pareto front."""
+        return [self.objective.of(scores), *(float(getattr(cost, name)) for name in self._costs())]
+
+    def _costs(self) -> tuple[str, ...]:
+        return self.against if self.algorithm == "nsga2" else ()
+
+
+def limits_json(limits: Limits) -> dict[str, Any]:
+    """Limits as JSON; an open end is null."""
+    def pair(limit: Range) -> list[float | None]:
+        return [None if bound in (0, float("inf")) else bound for bound in limit]
+
+    return {"flops": pair(limits.flops), "params": pair(limits.params), "rule": limits.rule}
+
+
+def parse_over(text: str | None, space: Space) -> Stages:
+    """The stages of ``--over``: 'block,scale' jointly, 'block' with the others fixed, 'block+scale' one after the other.
+
+    Raises: UserError for a choice that the space does not have, or one named twice.
+    """
+    if text is None:
+        return ()
+    stages = tuple(tuple(name.strip() for name in part.split(",")) for part in text.split("+"))
+    names = [space.choice(name).name for stage in stages for name in stage]
+    if len(set(names)) < len(names):
+        raise UserError(f"--over '{text}' names a choice twice; use each of {show(c.name for c in space.choices)} at most once")
+    return () if len(stages) == 1 and len(names) == len(space.choices) else stages

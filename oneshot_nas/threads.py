@@ -1,0 +1,115 @@
+"""Threads of a process, set before MXNet is imported, what it may use, and an import of MXNet that says what is missing."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from oneshot_nas.errors import UserError
+
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "MXNET_CPU_WORKER_NTHREADS", "MXNET_ENGINE_TYPE")
+OURS = "ONESHOT_NAS_OMP_NUM_THREADS"  # what we set, so that child processes and `doctor` can tell it from the user's own choice
+
+
+def configure_threads(processes: int = 1) -> dict[str, dict[str, str | None]]:
+    """Set OMP_NUM_THREADS to this process's share of the usable cores, and return every thread variable and who set it.
+
+    `processes` work at the same time on this machine. A value that the user has set stays. Call it before MXNet is imported:
+    afterwards nothing is set, since it would have no effect. MXNet's and NumPy's OpenBLAS follow OMP_NUM_THREADS too.
+
+    More threads than cores make training 2 to 3 times slower; without the variable MXNet sees the machine's cores, not the share
+    that a container's CPU quota leaves.
+
+    OMP_WAIT_POLICY is left alone on purpose. `passive` was never seen in the slow mode into which some processes fall (every
+    operator takes 4 ms or more), but it costs a quarter of the training speed; set it by hand where steadiness matters more.
+
+    Returns: variable -> {"value": text or None, "set_by": "user", "oneshot_nas" or None}.
+    """
+    if not os.environ.get("OMP_NUM_THREADS") and "mxnet" not in sys.modules:
+        os.environ["OMP_NUM_THREADS"] = os.environ[OURS] = str(max(1, usable_cores() // processes))
+    return describe_threads()
+
+
+def describe_threads() -> dict[str, dict[str, str | None]]:
+    """Return every thread variable with its value and who set it; see `configure_threads`."""
+    ours = {"OMP_NUM_THREADS": os.environ.get(OURS)}
+    described: dict[str, dict[str, str | None]] = {}
+    for name in VARIABLES:
+        value = os.environ.get(name) or None
+        set_by = None if value is None else "oneshot_nas" if value == ours.get(name) else "user"
+        described[name] = {"value": value, "set_by": set_by}
+    return described
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: its CPU affinity, less what a container's CPU quota takes away."""
+    cores = len(os.sched_getaffinity(0))
+    for folder in cgroup_folders():
+        quota, period = (read_cgroup(folder, "cpu.max") or "max 1").split()
+        if quota == "max":  # or no such file: version 1 says -1 for no limit
+            quota, period = read_cgroup(folder, "cpu.cfs_quota_us") or "-1", read_cgroup(folder, "cpu.cfs_period_us") or "1"
+        if int(quota) > 0:
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def usable_memory() -> int:
+    """Return how many bytes of memory this process may use: the machine's, or less when a container has a limit."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for folder in cgroup_folders():
+        limit = read_cgroup(folder, "memory.max") or read_cgroup(folder, "memory.limit_in_bytes") or "max"
+        least = least if limit == "max" else min(least, int(limit))
+    return least
+
+
+def cgroup_folders() -> Iterator[Path]:
+    """Yield the folder of every control group (version 1 and 2) that this process is in, and of all groups above them."""
+    top = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        hierarchy = top / controllers.removeprefix("name=")
+        folder = hierarchy / group.lstrip("/")
+        yield from (each for each in (folder, *folder.parents) if each.is_relative_to(hierarchy) and each.is_dir())
+
+
+def read_cgroup(folder: Path, name: str) -> str | None:
+    """Return the content of the file `name` of a control group, or None where there is none."""
+    try:
+        return (folder / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def import_mxnet() -> ModuleType:
+    """Configure the threads and return the module `mxnet`.
+
+    Raises: UserError that says what to install when it cannot be imported.
+    """
+    configure_threads()
+    try:
+        return import_module("mxnet")
+    except (ImportError, OSError, AttributeError) as error:
+        raise UserError(f"MXNet cannot be imported ({error}): {remedy(error)}") from error
+
+
+def remedy(error: Exception) -> str:
+    """Return what mends a failed import of MXNet."""
+    text = str(error)
+    if "libgomp" in text or "libquadmath" in text:
+        return "install the system packages libgomp1 and libquadmath0 (apt-get install -y libgomp1 libquadmath0)"
+    if isinstance(error, ImportError) and error.name == "distutils":
+        return "use Python 3.10 or 3.11; MXNet 1.9.1 runs on no newer one"
+    if isinstance(error, ImportError) and error.name == "mxnet":
+        return "run 'sh scripts/quickstart.sh', or 'pip install -c constraints.txt -e .' in the checkout"
+    if isinstance(error, AttributeError) and "numpy" in text:
+        return "MXNet 1.9.1 needs numpy 1.23 (pip install 'numpy>=1.23,<1.24')"
+    return "make the environment anew with 'sh scripts/quickstart.sh', or see 'oneshot-nas doctor'"

@@ -1,0 +1,1 @@
+"""Training of supernets and fixed networks: samplers, one step, the loop, checkpoints."""

@@ -1,0 +1,202 @@
+"""What a recipe asks to be trained: the network, how a step runs it, and how it is judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import Block
+from mxnet.ndarray import NDArray
+
+from oneshot_nas.arch import Arch, Space, read_arch
+from oneshot_nas.config import Recipe, training_space
+from oneshot_nas.costs.analytic import cost
+from oneshot_nas.data.holdout import Holdout, split_holdout
+from oneshot_nas.data.images import Preprocessing
+from oneshot_nas.data.loader import decode_images, val_loader
+from oneshot_nas.data.source import Source
+from oneshot_nas.errors import UserError
+from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, batches
+from oneshot_nas.nets.fixed import Network, fixed_network
+from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
+from oneshot_nas.train.zoo import zoo_network
+
+PROBES = 3  # fixed random architectures whose mean accuracy is the supernet's validation curve
+PROBE_CALIBRATION, PROBE_VALIDATION = 512, 1024
+MOST_CALIBRATION, MOST_VALIDATION = 2000, 5000  # images held out unless the recipe says how many
+
+Forward = Callable[[NDArray], NDArray]
+
+
+@dataclass
+class Job:
+    """A network to train.
+
+    forward(epoch, step): the function from images to logits of that step. validate(): scores of the present weights.
+    `holdout` is what training must not see; `about` describes the weights for the files beside them.
+    """
+
+    net: Block
+    classes: int
+    preprocessing: Preprocessing
+    forward: Callable[[int, int], Forward]
+    validate: Callable[[], dict[str, float]]
+    summary: str
+    about: dict[str, Any]
+    holdout: Holdout | None = None
+    space: Space | None = None
+    arch: Arch | None = None
+    contexts: list = field(default_factory=lambda: [mx.cpu()])
+
+
+def contexts_of(recipe: Recipe) -> list:
+    """The devices of a recipe. Raises: UserError when there are not so many GPUs."""
+    if recipe.device == "gpu":
+        if mx.context.num_gpus() < recipe.contexts:
+            raise UserError(f"{recipe.contexts} GPUs are asked for, MXNet sees {mx.context.num_gpus()}; train on the CPU "
+                            "(device=cpu in a recipe, --num-gpus 0), or install a CUDA build of MXNet")
+        return [mx.gpu(i) for i in range(recipe.contexts)]
+    return [mx.cpu(i) for i in range(recipe.contexts)]
+
+
+def asked_classes(recipe: Recipe) -> int | None:
+    """The number of classes that the recipe or its architecture names, None when the data set decides."""
+    asked = recipe.options.get("classes") or ((recipe.arch or {}).get("options") or {}).get("classes")
+    return None if asked is None else int(asked)
+
+
+def class_count(recipe: Recipe, source: Source) -> int:
+    """Classes of the data set. Raises: UserError when the recipe or the architecture says another number."""
+    found = len(source.classes)
+    asked = asked_classes(recipe)
+    if asked is not None and asked != found:
+        raise UserError(f"the recipe asks for {asked} classes, the data set has {found}; set options.classes={found} "
+                        "or leave it out")
+    return found
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The same recipe with absolute paths, so that a run folder can be used from any current directory."""
+    def full(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    def section(part: Any, *names: str) -> Any:
+        return None if part is None else part.model_copy(update={name: full(getattr(part, name)) for name in names})
+
+    return recipe.model_copy(update={
+        "data": full(recipe.data), "records": section(recipe.records, "train", "train_idx", "val", "val_idx"),
+        "start": section(recipe.start, "weights", "optimizer"), "loss": section(recipe.loss, "teacher_params")})
+
+
+def make_job(recipe: Recipe, source: Source) -> Job:
+    """Build and initialise what the recipe trains. Raises: UserError for anything that does not fit together."""
+    mx.random.seed(recipe.seed)
+    if recipe.space is not None:
+        return _supernet_job(recipe, source)
+    return _fixed_job(recipe, source)
+
+
+def _supernet_job(recipe: Recipe, source: Source) -> Job:
+    assert recipe.space is not None
+    space = training_space(recipe.space, {**recipe.options, "classes": class_count(recipe, source)}, recipe.fixed)
+    preprocessing = preprocessing_of(recipe, source, int(space.options["input_size"]))
+    contexts = contexts_of(recipe)
+    net = Supernet(space)
+    net.initialize(ctx=contexts)
+    sampler: Sampler = make_sampler(space, recipe.sampler, recipe.seed)
+    holdout = holdout_of(recipe, source.part("train").labels.astype(int))
+    average = recipe.sampler.average_blocks
+
+    def forward(epoch: int, step: int) -> Forward:
+        arch = sampler(epoch, step)[0]
+        return lambda images: net.mean_of_blocks(images, arch) if average else net(images, arch)
+
+    smallest, largest = cost(space.smallest()), cost(space.largest())
+    return Job(
+        net, int(space.options["classes"]), preprocessing, forward, _probe(recipe, source, net, preprocessing, holdout, contexts),
+        f"supernet of '{space.name}': {_count(net):,} parameters, {space.size:.3g} architectures, "
+        f"{smallest.flops / 1e6:.1f} to {largest.flops / 1e6:.1f} M multiply-adds; "
+        f"{describe(space, recipe.sampler, recipe.epochs)}",
+        {"space": space.name, "options": dict(space.options), "preprocessing": preprocessing.to_json()},
+        holdout=holdout, space=space, contexts=contexts,
+    )
+
+
+def preprocessing_of(recipe: Recipe, source: Source, input_size: int) -> Preprocessing:
+    """How images reach the network: as the data set says, with the recipe's own crop ratio, mean and std where it has them."""
+    found = source.preprocessing(input_size, recipe.crop_ratio)
+    return replace(found, mean=recipe.mean or found.mean, std=recipe.std or found.std)
+
+
+def holdout_of(recipe: Recipe, labels: np.ndarray) -> Holdout:
+    """The images kept from the training of a supernet; see `HoldoutConfig`."""
+    spare = len(labels) - len(np.unique(labels))  # every class keeps an image
+    wanted = recipe.holdout
+    calibration = min(MOST_CALIBRATION, spare // 20) if wanted.calibration is None else wanted.calibration
+    validation = min(MOST_VALIDATION, spare // 10) if wanted.validation is None else wanted.validation
+    return split_holdout(labels, calibration, validation, recipe.seed)
+
+
+def _probe(recipe: Recipe, source: Source, net: Supernet, preprocessing: Preprocessing, holdout: Holdout,
+           contexts: list) -> Callable[[], dict[str, float]]:
+    """Mean accuracy of a few fixed random architectures on held-out images, {} when none were held out."""
+    if not holdout.calibration or not holdout.validation:
+        return dict
+    archs = [net.space.sample(rng_of("probe", recipe.seed, number)) for number in range(PROBES)]
+    kept: list[Evaluator] = []
+
+    def validate() -> dict[str, float]:
+        if not kept:
+            fixed, _ = decode_images(source, holdout.calibration[:PROBE_CALIBRATION], preprocessing)
+            images, labels = decode_images(source, holdout.validation[:PROBE_VALIDATION], preprocessing)
+            arrays = [batches(array, contexts[0]) for array in (fixed, images, labels)]
+            kept.append(Evaluator(net, arrays[0], arrays[1], arrays[2], {}))
+        scores = [kept[0](arch) for arch in archs]
+        return {name: sum(score[name] for score in scores) / len(scores) for name in ("top1", "top5")}
+
+    return validate
+
+
+def _fixed_job(recipe: Recipe, source: Source) -> Job:
+    classes = class_count(recipe, source)
+    contexts = contexts_of(recipe)
+    arch: Arch | None = None
+    if recipe.arch is not None:
+        options = {**recipe.arch.get("options", {}), "classes": classes}
+        arch = read_arch({**recipe.arch, "options": options})
+        net: Block = fixed_network(arch)
+        net.initialize(ctx=contexts)
+        input_size = int(arch.options["input_size"])
+        found = cost(arch)
+        summary = (f"fixed network of '{arch.space}': {found.flops / 1e6:.2f} M multiply-adds, "
+                   f"{found.params / 1e6:.3f} M parameters")
+    else:
+        net, arch, input_size = zoo_network(str(recipe.model), classes, recipe.options, contexts)
+        summary = f"model '{recipe.model}' for {classes} classes"
+    preprocessing = preprocessing_of(recipe, source, input_size)
+    if recipe.dtype != "float32":
+        net.cast(recipe.dtype)
+    if isinstance(net, Network) and recipe.device == "cpu":
+        net.train_fast()
+    net.hybridize(static_alloc=True, static_shape=True)
+
+    def validate() -> dict[str, float]:
+        if not source.counts["val"]:
+            return {}
+        loader = val_loader(source, batch_size=recipe.batch_size, preprocessing=preprocessing, threads=recipe.input_threads)
+        return accuracy_of(net, loader, contexts[0], recipe.dtype)
+
+    about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
+    about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
+    return Job(net, classes, preprocessing, lambda epoch, step: net, validate, summary, about, arch=arch, contexts=contexts)
+
+
+def _count(net: Block) -> int:
+    return sum(math.prod(p.shape) for p in net.collect_params().values() if p.grad_req != "null")
+

@@ -1,0 +1,97 @@
+"""Trained runs read back: the supernet or the fixed network of a run folder, with the data it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mxnet as mx
+
+from oneshot_nas.arch import Arch, Space, read_arch_file
+from oneshot_nas.config import Recipe, RunFolder, read_recipe, training_space
+from oneshot_nas.data.holdout import Holdout
+from oneshot_nas.data.images import Preprocessing
+from oneshot_nas.data.loader import val_loader
+from oneshot_nas.data.source import Source, open_source
+from oneshot_nas.errors import UserError
+from oneshot_nas.files import read_json
+from oneshot_nas.indicators.accuracy import accuracy_of
+from oneshot_nas.nets.fixed import Network, fixed_network
+from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.checkpoint import latest_weights, load_weights
+
+
+@dataclass(frozen=True)
+class SupernetRun:
+    """A trained supernet: its space, network, data and the images that were kept from its training."""
+
+    folder: Path
+    space: Space
+    net: Supernet
+    recipe: Recipe
+    holdout: Holdout
+    preprocessing: Preprocessing
+    about: dict[str, Any]
+
+    def source(self) -> Source:
+        """The data it was trained on. Raises: UserError when it is gone or another one."""
+        source = open_source(self.recipe, int(self.space.options["classes"]))
+        self.holdout.check(source.counts["train"])
+        return source
+
+
+@dataclass(frozen=True)
+class FixedRun:
+    """A trained fixed network."""
+
+    folder: Path
+    recipe: Recipe
+    arch: Arch
+    net: Network
+    preprocessing: Preprocessing
+
+
+def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetRun:
+    """Read a supernet run with its newest complete weights. Raises: UserError that names the missing or foreign file."""
+    run = RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError(f"no run folder {folder}; `oneshot-nas train --recipe FILE.yaml --out {folder}` makes one")
+    if not run.supernet.exists():
+        raise UserError(f"{folder} holds no supernet.json, so it is not a supernet run; give the folder of a trained supernet")
+    about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
+    try:
+        space = training_space(about["space"], about["options"], recipe.fixed)
+        holdout = Holdout.from_json(about["holdout"])
+        preprocessing = Preprocessing.from_json(about["preprocessing"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
+    net = Supernet(space)
+    load_weights(net, latest_weights(run.checkpoint), contexts or [mx.cpu()])
+    return SupernetRun(run.path, space, net, recipe, holdout, preprocessing, about)
+
+
+def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:
+    """Read a fixed-network run with its newest complete weights. Raises: UserError that names the missing or foreign file."""
+    run = RunFolder(folder)
+    if not run.path.is_dir():
+        raise UserError(f"no run folder {folder}")
+    if not run.arch.exists() or not run.checkpoint.exists():
+        raise UserError(f"{folder} is not the run of a trained fixed network; give the --out of `oneshot-nas train --arch ...`")
+    recipe = read_recipe(run.config)
+    arch = read_arch_file(str(run.arch))
+    about = read_json(f"{latest_weights(run.checkpoint)}.json", "network")
+    net = fixed_network(arch)
+    load_weights(net, latest_weights(run.checkpoint), contexts or [mx.cpu()])
+    return FixedRun(run.path, recipe, arch, net, Preprocessing.from_json(about["preprocessing"]))
+
+
+def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
+    """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
+    run = load_fixed(folder)
+    source = open_source(run.recipe, int(run.arch.options["classes"]))
+    if not source.counts["val"]:
+        raise UserError(f"the data set of {folder} has no validation part")
+    run.net.hybridize(static_alloc=True, static_shape=True)
+    loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing, threads=run.recipe.input_threads)
+    return {**accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}

@@ -1,0 +1,226 @@
+"""Which architecture a training step uses: samplers, each a pure function of (seed, epoch, step).
+
+A sampler is called as ``sampler(epoch, step)`` and returns the list of architectures of that step (one for single path).
+Nothing is remembered between calls but caches, so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from oneshot_nas.arch import Arch, Space, show
+from oneshot_nas.config import Sampler as SamplerConfig
+from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_range, sample_within
+from oneshot_nas.costs.table import cost_table, random_indices
+from oneshot_nas.errors import UserError
+
+Sampler = Callable[[int, int], list[Arch]]
+
+SCALE = "scale"  # the choice that the warm-up and the least scale are about
+# (epochs since channel selection began, smallest scale from then on). Source: the warm-up tables of the MXNet predecessor for
+# its two layouts (reference sheet, section 4.2; the second one continues through epoch 35, where the predecessor has a gap).
+WARMUP = {
+    "oneshot": ((0, 1.8), (1, 1.6), (2, 1.4), (3, 1.2), (4, 1.0), (6, 0.8), (9, 0.6), (13, 0.4), (18, 0.2)),
+    "shufflenetv2+": ((0, 1.8), (1, 1.6), (3, 1.4), (6, 1.2), (10, 1.0), (15, 0.8), (21, 0.6), (36, 0.4), (37, 0.2)),
+}
+POOL = 256  # architectures drawn together when sampling inside limits
+BIN_DRAWS = 4096  # uniform draws for a FLOPs bin before its nearest draw is taken
+CUTS, SUB_STEPS, STAY = 7, 8, 8  # strolling evolution: FLOPs ceilings down the box, params bounds at each, generations at each
+PARENTS, CHILDREN, TRIES, MUTATION = 5, 10, 200, 0.1
+PICKS = (6, 6, 6, 9, 9, 6, 6, 6)  # child trained at each sub-step; the very best ones hurt coverage
+
+
+def rng_of(*counters: int | str) -> random.Random:
+    """A generator seeded by counters alone; the same on every machine and Python."""
+    return random.Random("/".join(map(str, counters)))
+
+
+def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
+    """Return the sampler that a recipe names. Raises: UserError for limits no architecture meets.
+
+    Samplers with limits begin at `limits_epoch`; the epochs before it are sampled as by 'uniform', because the large scales of
+    the warm-up do not fit the limits.
+    """
+    space = at_least(space, config.least_scale)
+    early = uniform(space, seed, config)
+    limits = Limits(
+        parse_range(config.flops, "FLOPs") if config.flops else ANY,
+        parse_range(config.params, "params") if config.params else ANY,
+        config.rule,
+    )
+    if config.name == "uniform":
+        if limits.flops != ANY or limits.params != ANY:
+            raise UserError(f"sampler 'uniform' keeps no limits, {limits} given; use the sampler 'box' or 'stroll'")
+        return early
+    if config.name in ("bins", "stroll") and limits.flops[1] == float("inf"):
+        raise UserError(f"sampler '{config.name}' needs both FLOPs bounds, such as flops: 290M:360M")
+    check_reachable(space, limits)
+    names: dict[str, Callable[[], Sampler]] = {
+        "bins": lambda: flops_bins(space, seed, limits, config.bins),
+        "box": lambda: box(space, seed, limits),
+        "stroll": lambda: strolling(space, seed, limits),
+    }
+    limited, start = names[config.name](), limits_epoch(space, config)
+    return lambda epoch, step: (early if epoch < start else limited)(epoch, step)
+
+
+def describe(space: Space, config: SamplerConfig, epochs: int) -> str:
+    """How the epochs of a run are sampled, in words."""
+    parts = ["all operators averaged" if config.average_blocks else "one path a step"]
+    if config.first_channel_epoch:
+        parts.append(f"every scale at its largest in epochs 1 to {min(config.first_channel_epoch, epochs)}")
+    if config.warmup and config.first_channel_epoch < epochs:
+        parts.append(f"smaller scales join from epoch {config.first_channel_epoch + 1} on")
+    if config.name != "uniform":
+        start = limits_epoch(at_least(space, config.least_scale), config)
+        asked = " and ".join(f"{name} {text}" for name, text in (("FLOPs", config.flops), ("params", config.params)) if text)
+        parts.append(f"sampler '{config.name}' with {asked or 'no limits'} from epoch {start + 1} on"
+                     + (f", which {epochs} epochs do not reach" if start >= epochs else ""))
+    return "; ".join(parts)
+
+
+def at_least(space: Space, least: float | None) -> Space:
+    """The space without scales below `least`. Raises: UserError when none is left."""
+    if least is None:
+        return space
+    choice = space.choice(SCALE)
+    kept = [[value for value in allowed if float(value) >= least] for allowed in choice.values]
+    if not all(kept):
+        raise UserError(f"least_scale {least:g} leaves no scale in space '{space.name}'; the scales are {show(choice.values[0])}")
+    return space.restrict({SCALE: kept})
+
+
+def limits_epoch(space: Space, config: SamplerConfig) -> int:
+    """The first epoch in which every scale of `space` may be drawn."""
+    if config.warmup is None:
+        return config.first_channel_epoch
+    smallest = min(float(value) for allowed in space.choice(SCALE).values for value in allowed)
+    return config.first_channel_epoch + next((start for start, least in WARMUP[config.warmup] if least <= smallest), 0)
+
+
+def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
+    """One uniform path per step; before `first_channel_epoch` every ordered choice is at its largest value (the predecessor's
+    all-channels phase), and with `warmup` the smallest scale that is drawn then falls by the table."""
+    ordered = {choice.name for choice in space.choices if choice.ordered}
+    table = WARMUP[config.warmup] if config.warmup and space.choice(SCALE) else ()
+
+    def sampler(epoch: int, step: int) -> list[Arch]:
+        rng = rng_of("uniform", seed, epoch, step)
+        largest = epoch < config.first_channel_epoch
+        least = min((scale for start, scale in table if start <= epoch - config.first_channel_epoch), default=0.0)
+        indices = []
+        for name, _, allowed in space.positions:
+            first = len(allowed) - 1 if largest and name in ordered else bisect_left(allowed, least) if name == SCALE else 0
+            indices.append(rng.randrange(min(first, len(allowed) - 1), len(allowed)))
+        return [space.decode(indices)]
+
+    return sampler
+
+
+def box(space: Space, seed: int, limits: Limits) -> Sampler:
+    """Uniform among the architectures inside the limits; drawn `POOL` steps at a time from (seed, epoch, pool)."""
+
+    @lru_cache(maxsize=2)
+    def pool(epoch: int, number: int) -> list[Arch]:
+        return sample_within(space, limits, np.random.default_rng([seed, epoch, number]), POOL)
+
+    return lambda epoch, step: [pool(epoch, step // POOL)[step % POOL]]
+
+
+def flops_bins(space: Space, seed: int, limits: Limits, bins: int) -> Sampler:
+    """A FLOPs bin uniformly, then a uniform architecture of that bin (official SPOS training: 7 bins of 10 M, 290-360 M).
+
+    Edge bins are rare among uniform draws, so they are strongly over-sampled on purpose. After `BIN_DRAWS` draws without
+    one in the bin, the draw nearest to it is used.
+    """
+    edges = np.linspace(limits.flops[0], limits.flops[1], bins + 1)
+    table = cost_table(space, limits.rule)
+
+    def sampler(epoch: int, step: int) -> list[Arch]:
+        rng = np.random.default_rng([seed, epoch, step])
+        chosen = int(rng.integers(bins))
+        best, distance = None, float("inf")
+        for _ in range(BIN_DRAWS // 512):
+            indices = random_indices(space, rng, 512)
+            flops, params = table(indices)
+            miss = np.maximum(edges[chosen] - flops, 0) + np.maximum(flops - edges[chosen + 1], 0)
+            miss = np.where((params >= limits.params[0]) & (params <= limits.params[1]), miss, np.inf)
+            place = int(np.argmin(miss))
+            if miss[place] < distance:
+                best, distance = indices[place], float(miss[place])
+            if distance == 0:
+                break
+        if best is None:
+            raise UserError(f"no architecture with {limits} in {BIN_DRAWS} uniform draws; widen the limits")
+        return [space.decode(best.tolist())]
+
+    return sampler
+
+
+def strolling(space: Space, seed: int, limits: Limits) -> Sampler:
+    """Strolling evolution: walks a small population up and down the FLOPs and params box, so that samples cover it evenly.
+
+    Source: the MXNet predecessor's training constraint, with the user's own bounds. FLOPs ceilings go down the box in `CUTS`
+    cuts and back; at each, `SUB_STEPS` sub-steps move a params bound from large to small, at the next one from small to large.
+    One generation a step, `STAY` at a bound; a walk takes 2 * CUTS * SUB_STEPS * STAY steps. An epoch begins at a place of
+    the walk that (seed, epoch) decides, so that epochs shorter than a walk see all of it in turn.
+    """
+    table = cost_table(space, limits.rule)
+    (low, high), cut = limits.flops, (limits.flops[1] - limits.flops[0]) / CUTS
+    least, most = _params_range(space, limits, np.random.default_rng(seed))
+    ceilings = [high - cut * i for i in range(CUTS)]
+    length = 2 * CUTS * SUB_STEPS * STAY
+
+    @lru_cache(maxsize=2)
+    def walk(epoch: int, number: int) -> list[Arch]:
+        rng = np.random.default_rng([seed, epoch, number])
+        parents = np.array([space.encode(arch) for arch in sample_within(space, limits, rng, PARENTS)])
+        visited = []
+        for place, ceiling in enumerate([*ceilings, *reversed(ceilings)]):
+            for sub in range(SUB_STEPS):
+                turn = SUB_STEPS - 1 - sub if place % 2 else sub
+                bound = most - turn / (SUB_STEPS - 1) * (most - least)
+                large = turn < SUB_STEPS // 2
+                inside = Limits((max(ceiling - cut, low), ceiling), (least, bound) if large else (bound, most), limits.rule)
+                for _ in range(STAY):
+                    children = _generation(space, parents, (inside, limits), rng)
+                    params = table(children)[1]
+                    children = children[np.argsort(-params if large else params, kind="stable")]
+                    parents = children[:PARENTS]
+                    visited.append(space.decode(children[min(PICKS[sub], len(children) - 1)].tolist()))
+        return visited
+
+    def sampler(epoch: int, step: int) -> list[Arch]:
+        place = rng_of("stroll", seed, epoch).randrange(length) + step
+        return [walk(epoch, place // length)[place % length]]
+
+    return sampler
+
+
+def _params_range(space: Space, limits: Limits, rng: np.random.Generator) -> tuple[float, float]:
+    """The params bounds; one that is not given is the extreme of `POOL` architectures inside the FLOPs bounds."""
+    found = sample_within(space, limits, rng, POOL)
+    _, params = cost_table(space, limits.rule)(np.array([space.encode(arch) for arch in found]))
+    least, most = limits.params
+    return least or float(params.min()), most if most != float("inf") else float(params.max())
+
+
+def _generation(space: Space, parents: np.ndarray, wanted: tuple[Limits, Limits], rng: np.random.Generator) -> np.ndarray:
+    """Indices (n, decisions) of up to `CHILDREN` children inside the first limits, filled up with some inside the second.
+
+    A child takes each decision from either of two random parents and redraws it with probability `MUTATION`. When none of
+    `TRIES` children fits, the parents stay.
+    """
+    pairs = rng.integers(len(parents), size=(2, TRIES))
+    shape = (TRIES, parents.shape[1])
+    children = np.where(rng.random(shape) < 0.5, parents[pairs[0]], parents[pairs[1]])
+    children = np.where(rng.random(shape) < MUTATION, random_indices(space, rng, TRIES), children)
+    costs = cost_table(space, wanted[0].rule)(children)
+    best, good = (limits.inside(*costs) for limits in wanted)
+    kept = np.concatenate([np.flatnonzero(best), np.flatnonzero(good & ~best)])[:CHILDREN]
+    return children[kept] if len(kept) else parents

@@ -1,0 +1,110 @@
+"""Networks by the name of a model: ours first, then GluonCV's, initialised and checked before the first step."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from typing import Any
+
+import mxnet as mx
+from mxnet.gluon import Block, nn
+
+from oneshot_nas.arch import Arch, show
+from oneshot_nas.errors import UserError
+from oneshot_nas.model_zoo import get_model, list_models
+from oneshot_nas.train.checkpoint import shapes_differ
+
+# Options of GluonCV models beyond classes and input_size; each exists for some of its families only.
+GLUONCV_OPTIONS = ("pretrained", "last_gamma", "batch_norm", "use_se", "use_gn")
+USUAL_SIZE = 224
+GROUPS = 32  # of GroupNorm (Wu and He, ECCV 2018)
+
+
+def zoo_network(name: str, classes: int, options: Mapping[str, Any], contexts: list) -> tuple[Block, Arch | None, int]:
+    """(initialised network, its architecture if it is one of ours, input size) of a model name.
+
+    Raises: UserError for an unknown name or option, and for a model that does not turn images of this size into (N, classes).
+    """
+    options = {key: value for key, value in options.items() if key != "classes"}
+    pretrained = bool(options.pop("pretrained", False))
+    if name in list_models():
+        net = get_model(name, pretrained, contexts, classes=classes, **options)
+        if not pretrained:
+            net.initialize(ctx=contexts)
+        return net, net.arch, int(net.arch.options["input_size"])
+    size = int(options.pop("input_size", USUAL_SIZE))
+    other = _gluoncv(name, {**_arguments(name, options), "classes": classes})
+    check_output(other, name, classes, size)
+    other.initialize(mx.init.MSRAPrelu(), ctx=contexts)
+    if pretrained:
+        _copy_common(_gluoncv(name, {**_arguments(name, options), "pretrained": True}), other, contexts)
+    return other, None, size
+
+
+def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """GluonCV's keyword arguments for these options."""
+    unknown = [key for key in options if key not in GLUONCV_OPTIONS]
+    if unknown:
+        raise UserError(f"model '{name}' is GluonCV's and has no option '{unknown[0]}'; allowed are "
+                        f"{show(('classes', 'input_size', *GLUONCV_OPTIONS))}")
+    arguments = {key: value for key, value in options.items() if value}
+    if arguments.pop("use_gn", False):
+        arguments["norm_layer"] = _group_norm
+    return arguments
+
+
+def _group_norm(in_channels: int = 0, **options: Any) -> nn.GroupNorm:
+    """MXNet's GroupNorm with the signature that GluonCV's models expect; GluonCV's own cannot be hybridized with MXNet 1.9."""
+    return nn.GroupNorm(GROUPS, **options)
+
+
+def _gluoncv(name: str, arguments: dict[str, Any]) -> Block:
+    from gluoncv.model_zoo import get_model as build
+    from gluoncv.model_zoo import get_model_list
+
+    known = list(get_model_list())
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name, [*list_models(), *known], n=5)
+        raise UserError(f"no model '{name}' in our zoo or GluonCV's; "
+                        + (f"did you mean {show(near)}" if near else f"ours are {show(list_models())}"))
+    try:
+        with redirect_stdout(sys.stderr):  # GluonCV prints its downloads
+            return build(name, **arguments)
+    except OSError as error:
+        raise UserError(f"model '{name}' needs weights that cannot be downloaded here ({' '.join(str(error).split())[:80]}); "
+                        "put them into ~/.mxnet/models, or train without them") from None
+    except Exception as error:  # whatever a constructor of 300 models may raise
+        given = show(key for key in arguments if key != "classes")
+        raise UserError(f"GluonCV cannot build '{name}' as a classifier with the options {given}: "
+                        f"{type(error).__name__} {' '.join(str(error).split())[:120]}") from None
+
+
+def check_output(net: Block, name: str, classes: int, size: int) -> None:
+    """Raise UserError unless images (N, 3, size, size) become logits (N, classes); nothing is computed."""
+    try:
+        with redirect_stdout(io.StringIO()):  # MXNet prints the arguments when the shapes do not fit
+            output = net(mx.sym.var("data"))
+            outputs = len(output) if isinstance(output, list | tuple) else len(output.list_outputs())
+            shape = None if outputs != 1 else mx.sym.Group([output]).infer_shape(data=(2, 3, size, size))[1][0]
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1].rpartition(": ")[2][:100]
+        raise UserError(f"model '{name}' cannot take images of {size}x{size} pixels ({reason}); give another input size, "
+                        "299 for the Inception family") from None
+    if outputs != 1:
+        raise UserError(f"model '{name}' has {outputs} outputs; what can be trained here has one, of shape (images, classes)")
+    if shape != (2, classes):
+        raise UserError(f"model '{name}' is no classifier: for 2 images of {size}x{size} it gives {shape}, not (2, {classes})")
+
+
+def _copy_common(source: Block, target: Block, contexts: list) -> None:
+    """Copy every array of `source` that fits; what depends on the number of classes stays as initialised."""
+    given = source._collect_params_with_prefix()
+    for name, parameter in target._collect_params_with_prefix().items():
+        if name in given and not shapes_differ(parameter.shape, given[name].shape):
+            parameter._load_init(given[name].data(), contexts)
+
+
+__all__ = ["GLUONCV_OPTIONS", "check_output", "zoo_network"]

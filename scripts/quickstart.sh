@@ -1,0 +1,17 @@
+#!/bin/sh
+# Makes .venv and runs the whole pipeline on embedded real images: data, supernet, search, retraining, export, plots.
+#
+#   sh scripts/quickstart.sh [OUT] [arguments of oneshot_nas.quickstart]
+#
+# OUT is the folder for the results, by default runs/quickstart. PYTHON= names the interpreter (3.10 or 3.11) to make .venv with.
+set -eu
+. "$(dirname -- "$0")/_venv.sh"
+
+out=runs/quickstart
+case ${1-} in
+    -h | --help) usage && exit ;;
+    -* | '') ;;
+    *) out=$1 && shift ;;
+esac
+setup_venv onnx
+exec "$venv/bin/python" -m oneshot_nas.quickstart --out "$out" "$@"
