@@ -121,28 +121,32 @@ class Choice:
     def check(self, given: Any, space: str) -> tuple[Value, ...]:
         """Return the accepted values. Raises: UserError that names the choice, the position and what is allowed."""
         if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
-            raise UserError(f"choice '{self.name}' of space '{space}' must be a list of {len(self.values)} values, got {shorten(given)}")
+            raise UserError(f"choice '{self.name}' of space '{space}' must be a list of {len(self.values)} values, "
+                            f"got {shorten(given)}")
         if len(given) != len(self.values):
             raise UserError(f"choice '{self.name}' has {len(given)} values, space '{space}' needs {len(self.values)}")
         accepted = []
         for position, (value, allowed) in enumerate(zip(given, self.values, strict=True)):
             match = [candidate for candidate in allowed if same_kind(value, candidate)]
             if not match:
-                raise UserError(f"choice '{self.name}'[{position}] = {shorten(value)} is not one of {show(allowed)} in space '{space}'")
+                raise UserError(f"choice '{self.name}'[{position}] = {shorten(value)} is not one of {show(allowed)} "
+                                f"in space '{space}'")
             accepted.append(match[0])
         return tuple(accepted)
 
     def decode(self, codes: Any, space: str) -> tuple[Value, ...]:
         """Return the values that a published list of integer codes stands for. Raises: UserError."""
         if isinstance(codes, str) or not isinstance(codes, Sequence) or len(codes) != len(self.values):
-            raise UserError(f"choice '{self.name}' of space '{space}' needs a list of {len(self.values)} indices, got {shorten(codes)}"
-                            + (f" of length {len(codes)}" if isinstance(codes, Sequence) else ""))
+            length = f" of length {len(codes)}" if isinstance(codes, Sequence) else ""
+            raise UserError(f"choice '{self.name}' of space '{space}' needs a list of {len(self.values)} indices, "
+                            f"got {shorten(codes)}{length}")
         values = []
         for position, (code, allowed) in enumerate(zip(codes, self.values, strict=True)):
             table: Mapping[int, Value] = self.codes or dict(enumerate(allowed))
             if not isinstance(code, int) or isinstance(code, bool) or table.get(code) not in allowed:
                 legal = [index for index, value in table.items() if value in allowed]
-                raise UserError(f"index '{self.name}'[{position}] = {shorten(code)} is not one of {show(legal)} in space '{space}'")
+                raise UserError(f"index '{self.name}'[{position}] = {shorten(code)} is not one of {show(legal)} "
+                                f"in space '{space}'")
             values.append(table[code])
         return tuple(values)
 
@@ -292,7 +296,8 @@ class Space:
             self.choice(name)
         for choice in self.choices:
             if choice.name not in choices:
-                raise UserError(f"choice '{choice.name}' is missing; space '{self.name}' needs {show(c.name for c in self.choices)}")
+                raise UserError(f"choice '{choice.name}' is missing; space '{self.name}' needs "
+                                f"{show(c.name for c in self.choices)}")
         return self._arch({c.name: c.check(choices[c.name], self.name) for c in self.choices})
 
     def _arch(self, values: Mapping[str, tuple[Value, ...]]) -> Arch:
@@ -320,7 +325,8 @@ class Space:
             elif choice.default is not None:
                 values[choice.name] = (choice.default,) * len(choice.values)
             else:
-                raise UserError(f"index list '{choice.name}' is missing; space '{self.name}' needs {len(choice.values)} indices for it")
+                raise UserError(f"index list '{choice.name}' is missing; space '{self.name}' needs {len(choice.values)} "
+                                "indices for it")
         return self.arch(values)
 
     def encode(self, arch: Arch) -> tuple[int, ...]:
@@ -378,12 +384,14 @@ class Space:
             if choice.name in allowed:
                 lists = allowed[choice.name]
                 if len(lists) != len(choice.values):
-                    raise UserError(f"restriction of '{choice.name}' has {len(lists)} positions, space '{self.name}' has {len(choice.values)}")
+                    raise UserError(f"restriction of '{choice.name}' has {len(lists)} positions, "
+                                    f"space '{self.name}' has {len(choice.values)}")
                 kept = []
                 for position, (wanted, known) in enumerate(zip(lists, choice.values, strict=True)):
                     foreign = [value for value in wanted if not any(same_kind(value, k) for k in known)]
                     if foreign or not wanted:
-                        raise UserError(f"restriction of '{choice.name}'[{position}] must be a non-empty part of {show(known)}, got {show(wanted)}")
+                        raise UserError(f"restriction of '{choice.name}'[{position}] must be a non-empty part of {show(known)}, "
+                                        f"got {show(wanted)}")
                     kept.append(tuple(k for k in known if any(same_kind(value, k) for value in wanted)))
                 choice = replace(choice, values=tuple(kept))
             choices.append(choice)

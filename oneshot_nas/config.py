@@ -81,7 +81,7 @@ class Sampler(Section):
 
 
 class AugmentConfig(Section):
-    """Training augmentation by kind; `changes` replaces single numbers of it (see `oneshot_nas.data.images.Augment`)."""
+    """Training augmentation by kind; `changes` replaces single numbers of it (see `oneshot_nas.data.augment.Augment`)."""
 
     kind: Literal["imagenet", "small", "digits", "none"] = "imagenet"
     changes: dict[str, bool | int | float | str | tuple[float, float]] = {}

@@ -71,8 +71,8 @@ def get_model(name: str, pretrained: bool = False, ctx: mx.Context | list[mx.Con
         path = Path(root).expanduser() / f"{name}.params"
         if not path.is_file():
             raise UserError(
-                f"no weights are shipped for '{name}' and there are none at {path}; make them with `oneshot-nas train --recipe FILE.yaml "
-                f"--arch FILE --out RUN`, or with `oneshot-nas convert --from megvii-spos IN --arch FILE --out {path}`")
+                f"no weights are shipped for '{name}' and there are none at {path}; make them with `oneshot-nas train --recipe "
+                f"FILE.yaml --arch FILE --out RUN`, or with `oneshot-nas convert --from FORMAT IN --arch FILE --out {path}`")
         read_params_about(path, "network")
         load_weights(net, path, ctx if isinstance(ctx, list) else [ctx or mx.cpu()])
     return net

@@ -48,8 +48,8 @@ def build(out: Path) -> None:
     print(f"fixed network: {found.flops:,} FLOPs, {found.params:,} parameters (rule {found.rule})")
     trainable = [p for p in Supernet(space).collect_params().values() if p.grad_req != "null"]
     least, most = reachable(cost_table(space, found.rule))[0]
-    print(f"supernet: {sum(prod(p.shape) for p in trainable):,} parameters, {space.size:.3g} architectures of space '{space.name}', "
-          f"{human(least)} to {human(most)} FLOPs")
+    print(f"supernet: {sum(prod(p.shape) for p in trainable):,} parameters, {space.size:.3g} architectures "
+          f"of space '{space.name}', {human(least)} to {human(most)} FLOPs")
     files = export_symbol(net, out, NAME, INPUT_SHAPE, {"architecture": net.arch.to_json()})
     print(f"wrote {files.symbol}\nwrote {files.params} (random weights)")
     print(f"next: python calculate_flops.py -norelubn -s {files.symbol}")

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar
 
 Shape = tuple[int, int, int]  # channels, height, width of one image
-T = TypeVar("T")
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -305,7 +304,7 @@ class ShuffleUnit(Op):
 
 @dataclass(frozen=True)
 class ShuffleXception(ShuffleUnit):
-    """The xception operator (`kernel` is always 3): three depthwise 3x3 and 1x1 pairs; the stride is in the first depthwise convolution only."""
+    """The xception operator (`kernel` is always 3): three depthwise 3x3 and 1x1 pairs, the stride in the first only."""
 
     label: ClassVar[str] = "xception"
 
@@ -368,28 +367,18 @@ def chain_layers(input_shape: Shape, entries: Iterable[tuple[str, Op, str, str]]
     return Plan(input_shape, tuple(layers))
 
 
-def largest(first: T, second: T) -> T:
+def largest(first: Any, second: Any) -> Any:
     """The field-wise maximum of two ops of the same kind, whose weights contain those of both.
 
     Raises: ValueError when something other than a number differs, so no common weights exist.
     """
-    return _combine(first, second, max)
-
-
-def smallest(first: T, second: T) -> T:
-    """The field-wise minimum of two ops of the same kind. Raises: ValueError as `largest`."""
-    return _combine(first, second, min)
-
-
-def _combine(first, second, pick):  # type: ignore[no-untyped-def]
     if first == second:
         return first
-    if type(first) is not type(second):
-        raise ValueError(f"{first} and {second} share no weights")
-    if is_dataclass(first):
-        return replace(first, **{f.name: _combine(getattr(first, f.name), getattr(second, f.name), pick) for f in fields(first)})
-    if isinstance(first, tuple) and len(first) == len(second):
-        return tuple(_combine(a, b, pick) for a, b in zip(first, second, strict=True))
-    if isinstance(first, int) and not isinstance(first, bool):
-        return pick(first, second)
+    if type(first) is type(second):
+        if is_dataclass(first):
+            return replace(first, **{f.name: largest(getattr(first, f.name), getattr(second, f.name)) for f in fields(first)})  # type: ignore[type-var]
+        if isinstance(first, tuple) and len(first) == len(second):
+            return tuple(map(largest, first, second))
+        if isinstance(first, int) and not isinstance(first, bool):
+            return max(first, second)
     raise ValueError(f"{first!r} and {second!r} share no weights")

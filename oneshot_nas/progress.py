@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -18,7 +18,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
     On a terminal it is a bar with rate and remaining time; elsewhere one line every 30 seconds, so that logs stay short.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, unit=unit, leave=False, dynamic_ncols=True)

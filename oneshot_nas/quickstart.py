@@ -50,7 +50,8 @@ def steps(out: Path, given: argparse.Namespace) -> list[tuple[str, list[str]]]:
         found.append(("Pack 1,797 real images of handwritten digits", ["data", "digits", data]))
     found += [
         ("Train a supernet: one set of weights for every architecture",
-         ["train", "--recipe", str(RECIPES / "digits_supernet.yaml"), "--set", f"data={data}", "--set", f"seed={seed}", "--out", supernet]),
+         ["train", "--recipe", str(RECIPES / "digits_supernet.yaml"), "--set", f"data={data}", "--set", f"seed={seed}",
+          "--out", supernet]),
         ("Search it by evolution under a FLOPs limit",
          ["search", "--supernet", supernet, "--out", search, "--algorithm", "evolution", "--budget", str(given.budget),
           "--population", str(given.population), "--flops", given.flops, "--seed", seed]),

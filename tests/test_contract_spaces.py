@@ -19,16 +19,21 @@ from oneshot_nas.nets.inherit import corner, inherit
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.plan import Dropout
 
-VARIANTS = {
+VARIANTS: dict = {
     "spos_shufflenet": [
-        {}, {"se": True, "layout": "shufflenetv2+"}, {"layout": "mmrazor", "tail": "pooled"},
+        {},
+        {"se": True, "layout": "shufflenetv2+"},
+        {"layout": "mmrazor", "tail": "pooled"},
         {"se": True, "tail": "pooled", "layout": "small", "stem_stride": 1, "last_channels": 102, "classifier_bias": False},
     ],
 }
 SIDE = 64
 SMALL = {"input_size": SIDE, "classes": 10}
-CASES = [pytest.param((name, options), id="-".join([name, *map(str, options.values())]))
-         for name in list_spaces() for options in VARIANTS.get(name, [{}])]
+CASES = [
+    pytest.param((name, options), id="-".join([name, *map(str, options.values())]))
+    for name in list_spaces()
+    for options in VARIANTS.get(name, [{}])
+]
 BATCH = 8
 TOLERANCE = 1e-5  # of the outputs' standard deviation
 

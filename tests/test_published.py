@@ -18,7 +18,14 @@ BIAS = {"classifier_bias": True}
 EXACT = [  # name, options, rule, FLOPs, params, where these numbers were published or re-computed from
     ("oneshot", {}, "macs", 327_857_920, 3_432_579, "official: 328 M, 3.4 M"),
     ("oneshot", BIAS, "oneshot-mxnet", 327_909_096, 3_433_579, "predecessor's counter: 327.909096 M, 3.433579 M"),
-    ("oneshot", BIAS, "oneshot-mxnet-full", 344_984_616, 3_433_579, "predecessor's counter with BatchNorm and ReLU: 344.984616 M"),
+    (
+        "oneshot",
+        BIAS,
+        "oneshot-mxnet-full",
+        344_984_616,
+        3_433_579,
+        "predecessor's counter with BatchNorm and ReLU: 344.984616 M",
+    ),
     ("oneshot_plus", {}, "oneshot-mxnet", 297_058_024, 3_742_955, "predecessor: 297 M, 3.7 M"),
     ("oneshot_s_plus", {}, "oneshot-mxnet", 291_475_944, 3_541_829, "predecessor: 291 M, 3.5 M"),
     ("spos_blocks", {}, "macs", 322_918_720, 3_558_464, "official search result: 323 M, 3.5 M (cut, not rounded)"),
@@ -34,7 +41,7 @@ EXACT = [  # name, options, rule, FLOPs, params, where these numbers were publis
     ("detnas_voc_fpn", {}, "macs", 349_524_544, 3_649_088, "pinned"),
     ("detnas_voc_retinanet", {}, "macs", 360_625_984, 3_477_440, "pinned"),
 ]
-ROUNDED = [  # name, options, rule, MFLOPs and M parameters with as many digits as published
+ROUNDED: list = [  # name, options, rule, MFLOPs and M parameters with as many digits as published
     ("oneshot", {}, "macs", "328", "3.4"),
     ("oneshot_plus", {}, "oneshot-mxnet", "297", "3.7"),
     ("oneshot_s_plus", {}, "oneshot-mxnet", "291", "3.5"),
@@ -44,13 +51,17 @@ ROUNDED = [  # name, options, rule, MFLOPs and M parameters with as many digits 
 ]
 
 
-@pytest.mark.parametrize("name,options,rule,flops,params,source", EXACT, ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "name,options,rule,flops,params,source", EXACT, ids=lambda value: str(value) if isinstance(value, str) else ""
+)
 def test_exact_counts(name, options, rule, flops, params, source):
     found = cost(published(name, **options), rule)
     assert (found.flops, found.params) == (flops, params), source
 
 
-@pytest.mark.parametrize("name,options,rule,flops,params", ROUNDED, ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "name,options,rule,flops,params", ROUNDED, ids=lambda value: str(value) if isinstance(value, str) else ""
+)
 def test_rounded_counts(name, options, rule, flops, params):
     found = cost(published(name, **options), rule)
     for text, value in ((flops, found.flops / 1e6), (params, found.params / 1e6)):
@@ -63,6 +74,7 @@ def test_every_model_is_in_the_table():
 
 def test_parts_of_the_predecessor_network():
     """Stem and tails as its closed forms give them, in FLOPs and parameters under oneshot-mxnet."""
+
     def part(place, **options):
         space = get_space("spos_shufflenet", **options)
         found = layer_costs(space.plan(space.smallest()), "oneshot-mxnet")[place][1]
@@ -76,8 +88,14 @@ def test_parts_of_the_predecessor_network():
 
 def test_the_published_range_of_the_predecessor_space():
     """Its README's 168 M to 841 M: all 3x3 at 0.6 with SE and pooled tail, and all xception at 2.0 without."""
+
     def uniform(block, scale, **options):
-        return cost(get_space("spos_shufflenet", **options).arch({"block": [block] * 20, "scale": [scale] * 20}), "oneshot-mxnet").flops / 1e6
+        return (
+            cost(
+                get_space("spos_shufflenet", **options).arch({"block": [block] * 20, "scale": [scale] * 20}), "oneshot-mxnet"
+            ).flops
+            / 1e6
+        )
 
     assert round(uniform("shuffle3", 0.6, se=True, tail="pooled"), 2) == 168.06
     assert round(uniform("xception", 2.0), 1) == 841.9
@@ -112,7 +130,11 @@ def test_get_model_builds_what_the_plan_says():
     net = get_model("oneshot", classes=10, input_size=32)
     trainable = sum(_size(p.shape) for p in net.collect_params().values() if p.grad_req != "null")
     assert trainable == cost(net.arch).params and net.arch.options["classes"] == 10
-    assert set(net._collect_params_with_prefix()) >= {"stem.conv.weight", "stage1.block1.proj_dw.weight", "head.classifier.weight"}
+    assert set(net._collect_params_with_prefix()) >= {
+        "stem.conv.weight",
+        "stage1.block1.proj_dw.weight",
+        "head.classifier.weight",
+    }
 
 
 def _size(shape):
@@ -126,7 +148,9 @@ def test_get_model_pretrained(tmp_path):
     import mxnet as mx
     import numpy as np
 
-    with pytest.raises(UserError, match="no weights are shipped for 'oneshot' .*make them with .oneshot-nas train .*oneshot-nas convert --from"):
+    with pytest.raises(
+        UserError, match="no weights are shipped for 'oneshot' .*make them with .oneshot-nas train .*oneshot-nas convert --from"
+    ):
         get_model("oneshot", pretrained=True, root=str(tmp_path))
     net = get_model("oneshot_reduced", classes=10, input_size=32)
     net.initialize()
@@ -141,12 +165,15 @@ def test_get_model_pretrained(tmp_path):
         get_model("oneshot_reduced", pretrained=True, root=str(tmp_path), classes=10)
 
 
-@pytest.mark.parametrize("name,options,message", [
-    ("oneshott", {}, r"no model 'oneshott'; did you mean \('oneshot'"),
-    ("zzz", {}, r"no model 'zzz'; the models are \('detnas_coco_fpn', "),
-    ("oneshot", {"width": 2}, r"unknown option \('width'\) of space 'spos_shufflenet'; it has \('se', "),
-    ("oneshot", {"classes": 1}, "option 'classes' = 1 of space 'spos_shufflenet' is not an integer from 2 to 100000"),
-])
+@pytest.mark.parametrize(
+    "name,options,message",
+    [
+        ("oneshott", {}, r"no model 'oneshott'; did you mean \('oneshot'"),
+        ("zzz", {}, r"no model 'zzz'; the models are \('detnas_coco_fpn', "),
+        ("oneshot", {"width": 2}, r"unknown option \('width'\) of space 'spos_shufflenet'; it has \('se', "),
+        ("oneshot", {"classes": 1}, "option 'classes' = 1 of space 'spos_shufflenet' is not an integer from 2 to 100000"),
+    ],
+)
 def test_get_model_refuses(name, options, message):
     with pytest.raises(UserError, match=message):
         get_model(name, **options)

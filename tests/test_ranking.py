@@ -71,22 +71,25 @@ def archs():
 
 def test_files_are_joined_by_architecture(tmp_path, archs, capsys):
     history, standalone = tmp_path / "history.jsonl", tmp_path / "alone.jsonl"
-    lines = [{"arch": a, "scores": {"top1": s, "top5": 1.0}, "index": i} for i, (a, s) in enumerate(zip(archs, [0.1, 0.4, 0.3, 0.2]))]
+    scores = [0.1, 0.4, 0.3, 0.2]
+    lines = [{"arch": arch, "scores": {"top1": score, "top5": 1.0}} for arch, score in zip(archs, scores, strict=True)]
     history.write_text("\n".join(map(json.dumps, [*lines, {"arch": archs[3], "scores": {}, "error": "no"}])) + "\n")
-    alone = [{"arch": a, "score": s} for a, s in zip(archs[:3], [0.7, 0.8, 0.9])]
+    alone = [{"arch": a, "score": s} for a, s in zip(archs[:3], [0.7, 0.8, 0.9], strict=True)]
     standalone.write_text("\n".join(map(json.dumps, reversed(alone))))
     found = ranking.compare_files(str(history), str(standalone), "top1")
     assert found.count == 3
     assert found.kendall_tau == pytest.approx(1 / 3)
     assert found.regret == {1: pytest.approx(0.1), 3: 0}
     assert ranking.main([str(history), str(standalone)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"count": 3, "kendall_tau": pytest.approx(1 / 3), "regret": {"1": pytest.approx(0.1), "3": 0}}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {"count": 3, "kendall_tau": pytest.approx(1 / 3), "regret": {"1": pytest.approx(0.1), "3": 0}}
 
 
 def test_bad_files_are_named(tmp_path, archs, capsys):
     path, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    for text, message in (('{"score": 1}', "line 1 must be an object"), (json.dumps({"arch": archs[0], "score": True}), "no finite number"),
-                          ("{", "line 1 is not valid JSON"), (json.dumps({"arch": {"space": "x"}, "score": 1}), "line 1")):
+    for text, message in (('{"score": 1}', "line 1 must be an object"), ("{", "line 1 is not valid JSON"),
+                          (json.dumps({"arch": archs[0], "score": True}), "no finite number"),
+                          (json.dumps({"arch": {"space": "x"}, "score": 1}), "line 1")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             ranking.read_scores(str(path))

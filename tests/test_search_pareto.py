@@ -41,7 +41,8 @@ def candidate(index, score, flops, params, error=None):
 
 
 def test_pareto_front_is_cheapest_first_and_leaves_failures_out():
-    found = [candidate(0, 0.5, 9, 1), candidate(1, 0.5, 8, 1), candidate(2, 0.4, 9, 0), candidate(3, 0, 1, 1, "no"), candidate(4, 0.9, 9, 9)]
+    found = [candidate(0, 0.5, 9, 1), candidate(1, 0.5, 8, 1), candidate(2, 0.4, 9, 0), candidate(3, 0, 1, 1, "no"),
+             candidate(4, 0.9, 9, 9)]
 
     def top1(c):
         return c.scores["top1"]

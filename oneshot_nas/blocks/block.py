@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import mxnet as mx
+from mxnet import autograd
 from mxnet.gluon import HybridBlock, Parameter
 
 from oneshot_nas.blocks.joins import JOINS
 from oneshot_nas.blocks.tracer import Tensor, Tracer
-from oneshot_nas.plan import BatchNorm, Conv, Dense, Op, largest, smallest
+from oneshot_nas.plan import BatchNorm, Conv, Dense, Op, largest
 
 PAD = 8  # physical widths are multiples of this: depthwise convolution is about 10 times slower on other widths (CPU)
 
@@ -18,8 +19,9 @@ class OpBlock(HybridBlock):
     """The op of one layer.
 
     An owner (``OpBlock(op, name)``) holds every parameter of `op`. A view (``owner.view(op)``) computes a smaller op of the
-    same kind on slices of the owner's weights: gradients reach exactly the used corner. Running statistics cannot be
-    sliced in MXNet, so a view has its own wherever its width differs; see `pull_statistics` and `push_statistics`.
+    same kind on slices of the owner's weights: gradients reach exactly the used corner. It computes at inner widths rounded
+    up to `PAD`, with zeros in the padding: same function, less time. Running statistics cannot be sliced in MXNet, so a view
+    has its own wherever its width differs; see `pull_statistics` and `push_statistics`.
     """
 
     def __init__(self, op: Op, name: str, owner: OpBlock | None = None, private_statistics: bool = False) -> None:
@@ -29,7 +31,7 @@ class OpBlock(HybridBlock):
         object.__setattr__(self, "owner", owner)  # not a child: Gluon must not see it
         self.shared = owner is not None  # whether views slice these weights; the supernet sets it on its owners
         stored = op if owner is None else owner.op
-        self.physical = op if owner is None else smallest(op.padded(PAD), stored)
+        self.physical = op if owner is None else op.padded(PAD)
         self.stored_shapes = stored.parameters()
         self.private: list[str] = []
         for key, shape in stored.parameters().items():
@@ -71,13 +73,15 @@ class OpBlock(HybridBlock):
 
     def pull_statistics(self) -> None:
         """Copy the owner's running statistics, sliced, into the view's own."""
-        for mine, theirs in self._statistic_pairs():
-            mine[:] = theirs
+        with autograd.pause():  # several shards of one step run inside one record()
+            for mine, theirs in self._statistic_pairs():
+                mine[:] = theirs
 
     def push_statistics(self) -> None:
         """Copy the view's own running statistics into the owner's slice."""
-        for mine, theirs in self._statistic_pairs():
-            theirs[:] = mine
+        with autograd.pause():
+            for mine, theirs in self._statistic_pairs():
+                theirs[:] = mine
 
     def _statistic_pairs(self):  # type: ignore[no-untyped-def]
         owner = self.owner

@@ -25,7 +25,7 @@ FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-std=c++17", "-shar
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """Whether the compiled operator is loaded; the first call builds it, once per machine (some 20 seconds), into the user's cache."""
+    """Whether the compiled operator is loaded; the first call builds it, once per machine, into the user's cache (20 s)."""
     if os.environ.get("ONESHOT_NAS_PLAIN") == "1":
         return False
     compiler = shutil.which(os.environ.get("CXX", "c++"))
@@ -71,7 +71,8 @@ def _build(compiler: str, library: Path) -> bool:
         os.replace(temporary, library)
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").strip().splitlines()
-        print(f"note: it could not be built ({detail[-1][:160] if detail else 'no message'}); using MXNet's own operator", file=sys.stderr)
+        reason = detail[-1][:160] if detail else "no message"
+        print(f"note: it could not be built ({reason}); using MXNet's own operator", file=sys.stderr)
         return False
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,17 @@ from typing import Any
 
 from oneshot_nas.blocks import depthwise
 from oneshot_nas.plan import (
-    Activation, BatchNorm, Branch, Conv, Dense, Dropout, GlobalPool, Op, Primitive, Shuffle, SqueezeExcite,
+    Activation,
+    BatchNorm,
+    Branch,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalPool,
+    Op,
+    Primitive,
+    Shuffle,
+    SqueezeExcite,
 )
 
 Tensor = Any  # NDArray or Symbol
@@ -59,20 +69,24 @@ class Tracer:
             place += 1
         return x
 
-    def weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The leading corner of a stored weight; kernels are cropped around their centre."""
+    def weight(self, name: str, shape: tuple[int, ...], kept: tuple[int, ...] | None = None) -> Tensor:
+        """A stored weight at another shape: its leading corner `kept` (kernels around their centre), then zeros up to `shape`."""
         stored, value = self.stored[name], self.params[name]
-        if stored == shape:
+        if stored == shape and kept is None:
             return self.F.identity(value) if self.shared and len(shape) > 1 else value
-        offsets = [0, 0, *((s - k) // 2 for s, k in zip(stored[2:], shape[2:], strict=True))][: len(shape)]
-        return self.F.slice(value, begin=tuple(offsets), end=tuple(o + n for o, n in zip(offsets, shape, strict=True)))
+        kept = kept or tuple(map(min, stored, shape))
+        if kept != stored:
+            begin = tuple(0 if axis < 2 else (s - k) // 2 for axis, (s, k) in enumerate(zip(stored, kept, strict=True)))
+            value = self.F.slice(value, begin=begin, end=tuple(b + k for b, k in zip(begin, kept, strict=True)))
+        for axis, (have, want) in enumerate(zip(kept, shape, strict=True)):
+            if have < want:
+                padding = self.F.zeros(shape=(*shape[:axis], want - have, *kept[axis + 1 :]))
+                value = self.F.concat(value, padding, dim=axis)
+        return value
 
     def _vector(self, name: str, nominal: int, physical: int) -> Tensor:
         """Gamma or beta of a BatchNorm, zero in the padding."""
-        if nominal == physical:
-            return self.weight(name, (physical,))
-        padding = self.F.slice_axis(self.params[name], axis=0, begin=nominal, end=physical)
-        return self.F.concat(self.weight(name, (nominal,)), self.F.zeros_like(padding), dim=0)
+        return self.weight(name, (physical,), (nominal,) if nominal < physical else None)
 
     def conv(self, x: Tensor, primitive: Conv, actual: Conv, weight: Tensor = None, bias: Tensor = None) -> Tensor:
         """Convolution at the physical widths; `weight` and `bias` replace the stored ones when given."""

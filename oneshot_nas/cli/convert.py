@@ -14,10 +14,11 @@ from oneshot_nas.export import convert
 
 
 def command(
-    weights: Annotated[Path, typer.Argument(help=".npz, .safetensors or .pth of the state dict; with --to a .params file.", metavar="IN")],
+    weights: Annotated[Path, typer.Argument(
+        metavar="IN", help=".npz, .safetensors or .pth of the state dict; with --to a .params file.")],
     out: Annotated[Path, typer.Option(help="File to write: .params, with --to .npz or .safetensors.")],
     source: Annotated[str | None, typer.Option("--from", metavar="FORMAT", help="Format of IN: megvii-spos.")] = None,
-    target: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="The other way: format of the file to write.")] = None,
+    target: Annotated[str | None, typer.Option("--to", metavar="FORMAT", help="The other way: format of OUT.")] = None,
     arch: Annotated[Path | None, typer.Option(help="arch.json of the network.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space, for formats of a whole supernet.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -34,8 +34,9 @@ def command(
 
 def layer_rows(arch: Arch, rule: str) -> list[dict[str, Any]]:
     """Every layer as plain data: name, op, shapes (channels, height, width) and costs."""
-    return [{"name": layer.name, "op": layer.candidate or layer.op.label, "in_shape": layer.in_shape, "out_shape": layer.out_shape,
-             "flops": found.flops, "params": found.params} for layer, found in layer_costs(space_of(arch).plan(arch), rule)]
+    return [{"name": layer.name, "op": layer.candidate or layer.op.label, "in_shape": layer.in_shape,
+             "out_shape": layer.out_shape, "flops": found.flops, "params": found.params}
+            for layer, found in layer_costs(space_of(arch).plan(arch), rule)]
 
 
 def report(total: Cost, layers: list[dict[str, Any]]) -> str:

@@ -46,4 +46,5 @@ def command(
         print(json.dumps(results))
         return
     for result in results:
-        print(f"{result['format']:7} {', '.join(result['files'])}  max abs diff {result['max_abs_diff']:.2e}, outputs' std {result['std']:.3g}")
+        files = ", ".join(result["files"])
+        print(f"{result['format']:7} {files}  max abs diff {result['max_abs_diff']:.2e}, outputs' std {result['std']:.3g}")

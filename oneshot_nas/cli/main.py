@@ -33,11 +33,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class Commands(TyperGroup):
     """The group of all commands; a command's module is imported when it is called."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names of the command modules, sorted."""
         return command_names()
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name. Raises: UserError with the nearest names."""
         if cmd_name not in command_names():
             near = difflib.get_close_matches(cmd_name, command_names()) or command_names()
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
         single.command(cmd_name)(module.command)
         return typer.main.get_command(single)
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write each command with the first line of its module, read without importing it."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary(name)) for name in command_names()])
@@ -135,9 +135,10 @@ def _sentence(error: Exception) -> tuple[str, int]:
         where = f" ({error.filename})" if error.filename else ""
         return f"error: the disk is full{where}; free some space, what was saved before is kept", 1
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
-    if type(error).__name__ == "MXNetError":  # a C++ stack comes before the line that says what is wrong
+    name = type(error).__name__
+    if name == "MXNetError":  # a C++ stack comes before the line that says what is wrong
         lines = [line for line in lines if "Error: " in line or "Check failed" in line] or lines
-    return f"error: {type(error).__name__}: {lines[0][:500]}; ONESHOT_NAS_TRACEBACK=1 shows where it happened", 1
+    return f"error: {name}: {lines[0].removeprefix(f'{name}: ')[:500]}; ONESHOT_NAS_TRACEBACK=1 shows where it happened", 1
 
 
 def _usage(error: Any) -> str:

@@ -89,7 +89,7 @@ def command(
         )  # fmt: skip
         task.check()
         history = start_history(task, url, study, one_machine=shared is None)
-        save_record(run, command_line(arguments), arguments, shared, study)
+        save_record(run, arguments)
         ending = work(task, evaluator, history, run, url, arguments)
         finish(task, history, ending, run, arguments, json_)
 
@@ -131,7 +131,7 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     import shlex
     import sys
 
-    from oneshot_nas.files import write_json
+    from oneshot_nas.files import read_json, write_json
     from oneshot_nas.indicators.accuracy import load_evaluator
     from oneshot_nas.search.result import measure_noise, ranking, result_content
 
@@ -151,7 +151,7 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     write_json(run.arch, "architecture", best.arch.to_json())
     write_json(run.result, "search-result", result)
     if json_:
-        print(json.dumps({"kind": "search-result", **result}))
+        print(json.dumps(read_json(run.result, "search-result")))
         return
     if not ending.complete:
         print(f"the search ended early: {ending.reason}", file=sys.stderr)
@@ -180,18 +180,3 @@ def table(result: dict[str, Any], best: str) -> list[str]:
         spread = f"standard deviation {noise['std']:.4f} of {result['objective']} over {noise['repeats']} repeats"
         rows.append(("noise", spread + ahead))
     return [f"{name:<11} {text}" for name, text in rows]
-
-
-def command_line(arguments: dict[str, Any]) -> str:
-    """The command that repeats the search; a password in the storage URL is masked."""
-    import shlex
-
-    from oneshot_nas.search.storage import absolute_url, shown
-
-    words = ["oneshot-nas", "search"]
-    for name, value in arguments.items():
-        if value is not None:
-            if name == "storage" and shown(absolute_url(value)) != value and not value.startswith("sqlite"):
-                value = shown(value)
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)

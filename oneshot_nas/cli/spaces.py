@@ -55,4 +55,5 @@ def _values(choice: Choice) -> str:
         groups.setdefault(allowed, []).append(position)
     if len(groups) == 1:
         return f"x{len(choice.values)}: {', '.join(map(str, choice.values[0]))}"
-    return "; ".join(f"[{','.join(map(str, positions))}]: {', '.join(map(str, allowed))}" for allowed, positions in groups.items())
+    return "; ".join(f"[{','.join(map(str, positions))}]: {', '.join(map(str, allowed))}"
+                     for allowed, positions in groups.items())

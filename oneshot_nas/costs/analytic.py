@@ -21,7 +21,18 @@ from math import prod
 from oneshot_nas.arch import Arch, show, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.plan import (
-    Activation, BatchNorm, Conv, Dense, GlobalPool, Layer, Op, Plan, Primitive, Shape, Shuffle, SqueezeExcite,
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalPool,
+    Layer,
+    Op,
+    Plan,
+    Primitive,
+    Shape,
+    Shuffle,
+    SqueezeExcite,
 )
 
 Rule = Callable[[Primitive, Shape, Shape], int]

@@ -15,6 +15,9 @@ import numpy as np
 from oneshot_nas.arch import Space
 from oneshot_nas.costs.analytic import Cost, check_rule, op_cost
 
+CHUNK = 8192  # architectures looked up together, so that everything stays in the cache
+JOINED = 2048  # most entries of a joined table
+
 
 @dataclass(frozen=True, eq=False)
 class UnitTable:
@@ -29,32 +32,48 @@ class UnitTable:
     flops: np.ndarray
     params: np.ndarray
 
-    def offsets(self, indices: np.ndarray) -> np.ndarray:
-        """Offsets into `flops` and `params` for indices of shape (n, decisions)."""
-        flat = indices[:, self.columns[0]] * self.strides[0]
-        for column, stride in zip(self.columns[1:], self.strides[1:], strict=True):
-            flat = flat + indices[:, column] * stride
-        return flat
+    def joined(self, other: UnitTable) -> UnitTable:
+        """One table for the decisions of both: half the look-ups, as long as it fits the cache."""
+        size = len(other.flops)
+        return UnitTable(
+            f"{self.name}+{other.name}", self.columns + other.columns, tuple(stride * size for stride in self.strides) + other.strides,
+            np.add.outer(self.flops, other.flops).ravel(), np.add.outer(self.params, other.params).ravel())
 
 
 @dataclass(frozen=True, eq=False)
 class CostTable:
-    """Exact vectorised costs of a space: `fixed` plus one entry of every unit."""
+    """Exact vectorised costs of a space: `fixed` plus one entry of every unit; `lookups` are the units joined for speed."""
 
     rule: str
     fixed: Cost
     units: tuple[UnitTable, ...]
+    lookups: tuple[UnitTable, ...]
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return int64 arrays (flops, params) of shape (n,) for indices of shape (n, decisions), as of `Space.encode`."""
-        columns = np.asfortranarray(indices)
         flops = np.full(len(indices), self.fixed.flops, dtype=np.int64)
         params = np.full(len(indices), self.fixed.params, dtype=np.int64)
-        for unit in self.units:
-            offsets = unit.offsets(columns)
-            flops += unit.flops.take(offsets)
-            params += unit.params.take(offsets)
+        for start in range(0, len(indices), CHUNK):
+            columns = np.ascontiguousarray(indices[start : start + CHUNK].T, dtype=np.intp)
+            offsets, part = np.empty(columns.shape[1], np.intp), np.empty(columns.shape[1], np.int64)
+            for table in self.lookups:
+                np.multiply(columns[table.columns[0]], table.strides[0], out=offsets)
+                for column, stride in zip(table.columns[1:], table.strides[1:], strict=True):
+                    offsets += columns[column] if stride == 1 else columns[column] * stride
+                for total, values in ((flops, table.flops), (params, table.params)):
+                    total[start : start + CHUNK] += np.take(values, offsets, out=part, mode="clip")
         return flops, params
+
+
+def _joined(units: list[UnitTable]) -> tuple[UnitTable, ...]:
+    """Neighbouring tables joined while they stay small enough for the first-level cache."""
+    lookups: list[UnitTable] = []
+    for unit in units:
+        if lookups and len(lookups[-1].flops) * len(unit.flops) <= JOINED:
+            lookups[-1] = lookups[-1].joined(unit)
+        else:
+            lookups.append(unit)
+    return tuple(lookups)
 
 
 @lru_cache(maxsize=32)
@@ -80,7 +99,7 @@ def cost_table(space: Space, rule: str = "macs") -> CostTable:
             params.append(sum(c.params for c in found))
         strides = tuple(int(np.prod(counts[place + 1 :], dtype=np.int64)) for place in range(len(counts)))
         units.append(UnitTable(unit.name, columns, strides, np.array(flops, np.int64), np.array(params, np.int64)))
-    return CostTable(rule, Cost(sum(c.flops for c in costs), sum(c.params for c in costs), rule), tuple(units))
+    return CostTable(rule, Cost(sum(c.flops for c in costs), sum(c.params for c in costs), rule), tuple(units), _joined(units))
 
 
 def random_indices(space: Space, rng: np.random.Generator, count: int) -> np.ndarray:

@@ -25,6 +25,8 @@ Arrays = Mapping[str, np.ndarray]
 FORMATS = ("megvii-spos",)
 MAX_BYTES = 2**31  # of the arrays in one .npz; a network has some 14 MB
 SHOWN = 5
+BROKEN_NPZ = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
+              zipfile.BadZipFile, zlib.error)
 TERMS = {"weight": "weight", "gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"}
 COUNTER = "num_batches_tracked"  # PyTorch counts batches in every BatchNorm; nothing depends on it here
 # What the official network is fed (megvii-model/SinglePathOneShot, train.py): no mean, no std, the stem's BatchNorm absorbs them
@@ -67,7 +69,9 @@ def _module(layer: Layer, place: int, branch: str, primitive: Primitive) -> str:
 
 
 def _check_official(arch: Arch) -> None:
-    allowed: dict[str, tuple] = {"se": (False,), "tail": ("conv",), "layout": ("oneshot", "shufflenetv2+"), "classifier_bias": (False,)}
+    allowed: dict[str, tuple] = {
+        "se": (False,), "tail": ("conv",), "layout": ("oneshot", "shufflenetv2+"), "classifier_bias": (False,),
+    }
     if arch.space != "spos_shufflenet":
         raise UserError(f"megvii-spos weights are of space 'spos_shufflenet', the architecture is of '{arch.space}'")
     for name, values in allowed.items():
@@ -128,10 +132,8 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Nothing is unpickled. Raises: UserError for a missing, broken or unknown file.
     """
     path = Path(path)
-    for suffix, read in READERS.items():
-        if path.name.endswith(suffix):
-            break
-    else:
+    read = next((read for suffix, read in READERS.items() if path.name.endswith(suffix)), None)
+    if read is None:
         raise UserError(f"{path} is none of {', '.join(READERS)}; save the state dict as .npz or .safetensors")
     if not path.is_file():
         raise UserError(f"no weights at {path}")
@@ -145,10 +147,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path} unpacks to more than {MAX_BYTES >> 30} GiB; this is no such network")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not an .npz file of plain arrays: {str(error).partition(chr(10))[0][:200]}") from None
+    except UserError:
+        raise
+    except BROKEN_NPZ as error:
+        raise UserError(f"{path} is not an .npz file of plain arrays: {_first_line(error)}") from None
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -156,7 +158,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a safetensors file of float arrays: {str(error)[:200]}") from None
+        raise UserError(f"{path} is not a safetensors file of float arrays: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def _safetensors() -> Any:
@@ -172,7 +178,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise UserError(
-            f"{path.name} is a PyTorch checkpoint and torch is not installed here; where it is, run python -c \"import numpy, torch; "
+            f"{path.name} is a PyTorch checkpoint and torch is not installed here; where it is, run "
+            "python -c \"import numpy, torch; "
             f"s = torch.load('{path.name}', 'cpu', weights_only=True); s = s.get('state_dict', s); "
             "numpy.savez('weights.npz', **{k: v.numpy() for k, v in s.items()})\" and convert weights.npz") from None
     try:
@@ -180,7 +187,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         state = content.get("state_dict", content)
         return {key: tensor.numpy() for key, tensor in state.items()}
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... and AttributeError for other content
-        raise UserError(f"{path} is not a state dict that torch loads with weights_only=True: {str(error).partition(chr(10))[0][:200]}") from None
+        raise UserError(f"{path} is not a state dict that torch loads with weights_only=True: {_first_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {

@@ -36,7 +36,8 @@ def count_correct(logits: np.ndarray, labels: np.ndarray, top: int) -> int:
     return int((better < top).sum())
 
 
-def accuracy_of(net: Block, labelled: Iterable[tuple[NDArray, NDArray]], context: mx.Context, dtype: str = "float32") -> dict[str, float]:
+def accuracy_of(net: Block, labelled: Iterable[tuple[NDArray, NDArray]], context: mx.Context,
+                dtype: str = "float32") -> dict[str, float]:
     """{"top1", "top5"} shares over batches of (images (n, 3, H, W), labels (n,)); 0 when the outputs are not finite."""
     right = {1: 0, 5: 0}
     total = 0
@@ -105,8 +106,9 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     context = mx.cpu()
     fixed, _ = decode_images(source, calibration, run.preprocessing)
     images, labels = decode_images(source, validation, run.preprocessing)
-    about = {"supernet": str(supernet_run), "space": run.space.name, "options": dict(run.space.options), "calibration": len(calibration),
-             "validation": len(validation), "batch": BATCH, "method": method, "seed": seed, "epoch": run.about.get("epoch")}
+    about = {"supernet": str(supernet_run), "space": run.space.name, "options": dict(run.space.options),
+             "calibration": len(calibration), "validation": len(validation), "batch": BATCH, "method": method, "seed": seed,
+             "epoch": run.about.get("epoch")}
     return Evaluator(run.net, batches(fixed, context), batches(images, context), batches(labels, context), about, method)
 
 

@@ -2,7 +2,7 @@
 
 Higher scores are better on both sides. As a tool, with the names of the scores where they are not "score":
 
-    python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [INDICATOR_SCORE [STANDALONE_SCORE]]
+    python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [SCORE [STANDALONE_SCORE]]
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ def _check(indicator: Sequence[float], standalone: Sequence[float], least: int) 
 def main(arguments: Sequence[str]) -> int:
     """Print the agreement of two files as JSON. Returns: 0, or 2 with one line on stderr."""
     if not 2 <= len(arguments) <= 4:
-        print("usage: python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [INDICATOR_SCORE [STANDALONE_SCORE]]",
+        print("usage: python -m oneshot_nas.indicators.ranking INDICATOR.jsonl STANDALONE.jsonl [SCORE [STANDALONE_SCORE]]",
               file=sys.stderr)
         return 2
-    indicator, standalone, *names = arguments
+    indicator, standalone, first, second = (*arguments, "score", "score")[:4]
     try:
-        print(json.dumps(asdict(compare_files(indicator, standalone, *names))))
+        print(json.dumps(asdict(compare_files(indicator, standalone, first, second))))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

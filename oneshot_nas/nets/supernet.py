@@ -131,7 +131,7 @@ class Supernet(Block):
         block = views.get(key)
         if block is None:
             block = views[key] = owner.view(layer.op)
-            block.fast = self._fast()
+            block.fast = _fast(owner)
             block.hybridize()
             if len(views) > MAX_VIEWS:
                 views.popitem(last=False)
@@ -141,11 +141,6 @@ class Supernet(Block):
             if autograd.is_training():
                 self._store.dirty.append(block)
         return block
-
-    def _fast(self) -> bool:
-        """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed."""
-        context = next(iter(self.collect_params().values())).list_ctx()[0]
-        return context.device_type == "cpu" and depthwise.available()
 
     def flush(self) -> None:
         """Bring running statistics that the last training steps changed in views home to the supernet."""
@@ -174,3 +169,9 @@ class Supernet(Block):
         """Read all weights and running statistics; see Gluon."""
         self._store.dirty.clear()
         super().load_parameters(filename, **kwargs)
+
+
+def _fast(owner: OpBlock) -> bool:
+    """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed."""
+    context = next(iter(owner._reg_params.values())).list_ctx()[0]
+    return context.device_type == "cpu" and depthwise.available()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,23 @@ def check_folder(run: RunFolder, storage: str | None, study: str) -> None:
     """Raise UserError when the run folder belongs to something else than this history."""
     if not run.config.exists():
         return
-    record = read_record(run)
-    before = record.get("storage"), record.get("study", STUDY)
+    before = recorded(run)
     if before != (storage and masked(storage), study):
         raise UserError(f"{run.path} holds a search whose history is study '{before[1]}' in {before[0] or run.study}; "
                         "give the same --storage and --study to go on with it, or another --out")
 
 
-def save_record(run: RunFolder, command: str, arguments: Mapping[str, Any], storage: str | None, study: str) -> None:
-    """Write config.yaml: the command that repeats or resumes the search, all its arguments, and where its history is.
+def save_record(run: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Write config.yaml, all arguments of the search and the command that repeats or resumes it; return the arguments written.
 
-    A password in a storage URL is masked.
+    The storage URL is made absolute and its password masked.
     """
-    content = {"kind": KIND, "version": VERSION, "command": command, "storage": storage and masked(storage), "study": study,
-               "arguments": dict(arguments)}
+    storage = arguments.get("storage")
+    kept = {**arguments, "storage": masked(absolute_url(storage)) if storage else None}
+    words = [word for name, value in kept.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
+    content = {"kind": KIND, "version": VERSION, "command": shlex.join(["oneshot-nas", "search", *words]), "arguments": kept}
     write_text(run.config, yaml.safe_dump(content, sort_keys=False, width=120))
+    return kept
 
 
 def read_record(run: RunFolder) -> dict[str, Any]:
@@ -45,7 +48,16 @@ def read_record(run: RunFolder) -> dict[str, Any]:
     if not isinstance(content, dict) or "kind" not in content:
         raise UserError(f"{run.path} holds a training run, not a search; give the --out of `oneshot-nas search`")
     check_kind(content, KIND, str(run.config))
+    if not isinstance(content.get("arguments"), dict):
+        raise UserError(f"{run.config} has no 'arguments'; it was changed by hand")
     return content
+
+
+def recorded(run: RunFolder) -> tuple[str | None, str]:
+    """Return (storage URL or None for the run folder's own, study name) of a search's config.yaml. Raises: UserError."""
+    arguments = read_record(run)["arguments"]
+    storage = arguments.get("storage")
+    return storage and str(storage), str(arguments.get("study", STUDY))
 
 
 def locate(folder: str | Path, storage: str | None = None, study: str | None = None) -> tuple[str, str]:
@@ -56,14 +68,11 @@ def locate(folder: str | Path, storage: str | None = None, study: str | None = N
     run = RunFolder(folder)
     if not run.path.is_dir():
         raise UserError(f"there is no run folder {folder}; give the --out of `oneshot-nas search`")
-    record = read_record(run) if run.config.exists() else {}
-    recorded = record.get("storage")
-    if storage is None and recorded and MASK in recorded:
-        raise UserError(f"the history of {folder} is in {recorded}, whose password is not recorded; "
+    place, name = recorded(run) if run.config.exists() else (None, STUDY)
+    if storage is None and place and MASK in place:
+        raise UserError(f"the history of {folder} is in {place}, whose password is not recorded; "
                         "give --storage with the whole URL")
-    if storage is None:
-        storage = str(recorded) if recorded else sqlite_url(run.study)
-    return absolute_url(storage), study or str(record.get("study", STUDY))
+    return absolute_url(storage or place or sqlite_url(run.study)), study or name
 
 
 def open_run(folder: str | Path, storage: str | None = None, study: str | None = None) -> History:

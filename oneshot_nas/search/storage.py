@@ -18,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import StudyDirection
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oneshot_nas.errors import UserError, WorkError
 
@@ -86,8 +86,9 @@ def open_storage(url: str, create: bool = False, one_machine: bool = False) -> B
         try:
             address = url if path is None else "sqlite:///study.db"  # names the dialect only: `creator` knows the path
             return get_storage(RDBStorage(address, engine_kwargs=engine, skip_table_creation=not create))
-        except (SQLAlchemyError, StorageInternalError) as error:  # two processes making the same tables at once
-            if attempt == 4 or not create or "already exists" not in str(error):
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raced = isinstance(error, IntegrityError) or "already exists" in str(error)  # another process makes the tables, too
+            if attempt == 4 or not create or not raced:
                 raise UserError(f"cannot use {shown(url)} as a search history: {_reason(error)}") from None
             time.sleep(0.2 * (attempt + 1))
         except (ImportError, RuntimeError, ValueError) as error:

@@ -11,8 +11,21 @@ from dataclasses import dataclass
 
 from oneshot_nas.arch import Choice, Option, Unit, Value
 from oneshot_nas.plan import (
-    Activation, BatchNorm, Chain, Conv, Dense, Dropout, GlobalPool, Op, Plan, Primitive, ShuffleUnit, ShuffleXception,
-    SqueezeExcite, chain_layers, round_up,
+    Activation,
+    BatchNorm,
+    Chain,
+    Conv,
+    Dense,
+    Dropout,
+    GlobalPool,
+    Op,
+    Plan,
+    Primitive,
+    ShuffleUnit,
+    ShuffleXception,
+    SqueezeExcite,
+    chain_layers,
+    round_up,
 )
 
 OPERATORS = ("shuffle3", "shuffle5", "shuffle7", "xception")

@@ -39,7 +39,8 @@ class Job:
     """A network to train.
 
     forward(epoch, step): the function from images to logits of that step. validate(): scores of the present weights.
-    `holdout` is what training must not see; `about` describes the weights for the files beside them.
+    `holdout` is what training must not see; `about` describes the weights for the files beside them; `view` is what computes
+    a fixed network in training, where that is not `net` itself.
     """
 
     net: Block
@@ -53,6 +54,19 @@ class Job:
     space: Space | None = None
     arch: Arch | None = None
     contexts: list = field(default_factory=lambda: [mx.cpu()])
+    view: Network | None = None
+
+    def settle(self) -> None:
+        """Bring running statistics home to `net` from the views that computed them."""
+        if isinstance(self.net, Supernet):
+            self.net.flush()
+        if self.view is not None:
+            self.view.settle()
+
+    def refresh(self) -> None:
+        """Show `net`'s running statistics to the views, after they were loaded or averaged."""
+        if self.view is not None:
+            self.view.refresh()
 
 
 def contexts_of(recipe: Recipe) -> list:
@@ -182,19 +196,20 @@ def _fixed_job(recipe: Recipe, source: Source) -> Job:
     preprocessing = preprocessing_of(recipe, source, input_size)
     if recipe.dtype != "float32":
         net.cast(recipe.dtype)
-    if isinstance(net, Network) and recipe.device == "cpu":
-        net.train_fast()
-    net.hybridize(static_alloc=True, static_shape=True)
+    view = net.training_view() if isinstance(net, Network) and recipe.device == "cpu" else None
+    run: Block = net if view is None else view
+    run.hybridize(static_alloc=True)  # static_shape as well makes backward race in MXNet 1.9.1: runs differ, statistics are wrong
 
     def validate() -> dict[str, float]:
         if not source.counts["val"]:
             return {}
         loader = val_loader(source, batch_size=recipe.batch_size, preprocessing=preprocessing, threads=recipe.input_threads)
-        return accuracy_of(net, loader, contexts[0], recipe.dtype)
+        return accuracy_of(run, loader, contexts[0], recipe.dtype)
 
     about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
     about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
-    return Job(net, classes, preprocessing, lambda epoch, step: net, validate, summary, about, arch=arch, contexts=contexts)
+    return Job(net, classes, preprocessing, lambda epoch, step: run, validate, summary, about, arch=arch, contexts=contexts,
+               view=view)
 
 
 def _count(net: Block) -> int:

@@ -95,6 +95,7 @@ class _Loop:
         self.loss.hybridize()
         saved = checkpoint.load_checkpoint(self.run_folder.checkpoint, job.net, self.trainer, job.contexts)
         self.position = saved or self._start()
+        job.refresh()
         self.best = self.position.state.get("best", {})
 
     def run(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class _Loop:
             checkpoint.load_weights(net, loss.teacher_params, job.contexts)
         if self.recipe.dtype != "float32":
             net.cast(self.recipe.dtype)
-        net.hybridize(static_alloc=True, static_shape=True)
+        net.hybridize(static_alloc=True)
 
         def forward(images: Any) -> Any:
             with mx.autograd.pause(train_mode=False):
@@ -188,7 +189,9 @@ class _Loop:
                     self._check(loss, epoch, step)
                     bar.show(step + 1, tally.images, waiting.share, loss, top1, self.log if told else None)
         seconds = time.monotonic() - start
+        job.settle()
         checkpoint.average_statistics(job.net, job.contexts)
+        job.refresh()
         self._check_weights(epoch)
         if (epoch + 1) * self.steps >= CHANCE_STEPS and top1 <= 1.2 / job.classes and not mixup:
             self.log(f"warning: after {(epoch + 1) * self.steps} steps training accuracy is {top1:.4f}, chance is "

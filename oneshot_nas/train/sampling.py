@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import count, islice
 
 import numpy as np
 
 from oneshot_nas.arch import Arch, Space, show
 from oneshot_nas.config import Sampler as SamplerConfig
 from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_range, sample_within
-from oneshot_nas.costs.table import cost_table, random_indices
+from oneshot_nas.costs.table import CostTable, cost_table, random_indices
 from oneshot_nas.errors import UserError
 
 Sampler = Callable[[int, int], list[Arch]]
@@ -30,7 +31,7 @@ WARMUP = {
 }
 POOL = 256  # architectures drawn together when sampling inside limits
 BIN_DRAWS = 4096  # uniform draws for a FLOPs bin before its nearest draw is taken
-CUTS, SUB_STEPS, STAY = 7, 8, 8  # strolling evolution: FLOPs ceilings down the box, params bounds at each, generations at each
+CUTS, SUB_STEPS, STAY = 7, 8, 4  # strolling evolution: FLOPs ceilings down the box, params bounds at each, generations at each
 PARENTS, CHILDREN, TRIES, MUTATION = 5, 10, 200, 0.1
 PICKS = (6, 6, 6, 9, 9, 6, 6, 6)  # child trained at each sub-step; the very best ones hurt coverage
 
@@ -167,37 +168,41 @@ def strolling(space: Space, seed: int, limits: Limits) -> Sampler:
 
     Source: the MXNet predecessor's training constraint, with the user's own bounds. FLOPs ceilings go down the box in `CUTS`
     cuts and back; at each, `SUB_STEPS` sub-steps move a params bound from large to small, at the next one from small to large.
-    One generation a step, `STAY` at a bound; a walk takes 2 * CUTS * SUB_STEPS * STAY steps. An epoch begins at a place of
-    the walk that (seed, epoch) decides, so that epochs shorter than a walk see all of it in turn.
+    One generation a step, `STAY` at a bound. Every epoch is a walk of its own, from a place that (seed, epoch) decides, so that
+    epochs shorter than a whole round see all of it in turn.
     """
     table = cost_table(space, limits.rule)
     (low, high), cut = limits.flops, (limits.flops[1] - limits.flops[0]) / CUTS
     least, most = _params_range(space, limits, np.random.default_rng(seed))
-    ceilings = [high - cut * i for i in range(CUTS)]
-    length = 2 * CUTS * SUB_STEPS * STAY
+    down = [high - cut * i for i in range(CUTS)]
+    ceilings = [*down, *reversed(down)]
+
+    def bounds(place: int) -> tuple[Limits, bool]:
+        """The limits at a place of the round, and whether large params are sought."""
+        stop, sub = divmod(place, SUB_STEPS)
+        ceiling, turn = ceilings[stop], SUB_STEPS - 1 - sub if stop % 2 else sub
+        bound, large = most - turn / (SUB_STEPS - 1) * (most - least), turn < SUB_STEPS // 2
+        return Limits((max(ceiling - cut, low), ceiling), (least, bound) if large else (bound, most), limits.rule), large
+
+    def walk(epoch: int) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng([seed, epoch])
+        family = np.array([space.encode(arch) for arch in sample_within(space, limits, rng, POOL)])
+        for step in count(int(rng.integers(len(ceilings) * SUB_STEPS * STAY))):
+            place = step // STAY % (len(ceilings) * SUB_STEPS)
+            inside, large = bounds(place)
+            family, params = _fittest(table, family, inside, limits)
+            family = family[np.argsort(-params if large else params, kind="stable")]
+            yield family[min(PICKS[place % SUB_STEPS], len(family) - 1)]
+            family = np.concatenate([family[:PARENTS], _children(space, family[:PARENTS], rng)])
 
     @lru_cache(maxsize=2)
-    def walk(epoch: int, number: int) -> list[Arch]:
-        rng = np.random.default_rng([seed, epoch, number])
-        parents = np.array([space.encode(arch) for arch in sample_within(space, limits, rng, PARENTS)])
-        visited = []
-        for place, ceiling in enumerate([*ceilings, *reversed(ceilings)]):
-            for sub in range(SUB_STEPS):
-                turn = SUB_STEPS - 1 - sub if place % 2 else sub
-                bound = most - turn / (SUB_STEPS - 1) * (most - least)
-                large = turn < SUB_STEPS // 2
-                inside = Limits((max(ceiling - cut, low), ceiling), (least, bound) if large else (bound, most), limits.rule)
-                for _ in range(STAY):
-                    children = _generation(space, parents, (inside, limits), rng)
-                    params = table(children)[1]
-                    children = children[np.argsort(-params if large else params, kind="stable")]
-                    parents = children[:PARENTS]
-                    visited.append(space.decode(children[min(PICKS[sub], len(children) - 1)].tolist()))
-        return visited
+    def visited(epoch: int) -> tuple[list[np.ndarray], Iterator[np.ndarray]]:
+        return [], walk(epoch)
 
     def sampler(epoch: int, step: int) -> list[Arch]:
-        place = rng_of("stroll", seed, epoch).randrange(length) + step
-        return [walk(epoch, place // length)[place % length]]
+        known, ahead = visited(epoch)
+        known.extend(islice(ahead, max(0, step + 1 - len(known))))
+        return [space.decode(known[step].tolist())]
 
     return sampler
 
@@ -210,17 +215,21 @@ def _params_range(space: Space, limits: Limits, rng: np.random.Generator) -> tup
     return least or float(params.min()), most if most != float("inf") else float(params.max())
 
 
-def _generation(space: Space, parents: np.ndarray, wanted: tuple[Limits, Limits], rng: np.random.Generator) -> np.ndarray:
-    """Indices (n, decisions) of up to `CHILDREN` children inside the first limits, filled up with some inside the second.
+def _fittest(table: CostTable, family: np.ndarray, inside: Limits, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (n, decisions) and params (n,) of `CHILDREN` of the family: inside the first limits, or nearest to them within
+    the second. The youngest come first; the family's first member, a parent, is always within the second."""
+    flops, params = table(family)
+    miss = sum(np.maximum(low - value, 0) / high + np.maximum(value - high, 0) / high
+               for value, (low, high) in ((flops, inside.flops), (params, inside.params)))
+    miss = np.where(limits.inside(flops, params), miss, np.inf)[::-1]
+    order = np.argsort(miss, kind="stable")[:CHILDREN]
+    kept = len(family) - 1 - order[np.isfinite(miss[order])]
+    return family[kept], params[kept]
 
-    A child takes each decision from either of two random parents and redraws it with probability `MUTATION`. When none of
-    `TRIES` children fits, the parents stay.
-    """
+
+def _children(space: Space, parents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices (`TRIES`, decisions): each decision from either of two random parents, redrawn with probability `MUTATION`."""
     pairs = rng.integers(len(parents), size=(2, TRIES))
     shape = (TRIES, parents.shape[1])
     children = np.where(rng.random(shape) < 0.5, parents[pairs[0]], parents[pairs[1]])
-    children = np.where(rng.random(shape) < MUTATION, random_indices(space, rng, TRIES), children)
-    costs = cost_table(space, wanted[0].rule)(children)
-    best, good = (limits.inside(*costs) for limits in wanted)
-    kept = np.concatenate([np.flatnonzero(best), np.flatnonzero(good & ~best)])[:CHILDREN]
-    return children[kept] if len(kept) else parents
+    return np.where(rng.random(shape) < MUTATION, random_indices(space, rng, TRIES), children)

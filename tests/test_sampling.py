@@ -1,0 +1,196 @@
+"""Samplers: pure in (seed, epoch, step), inside their limits, and distributed as they say."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneshot_nas.arch import get_space
+from oneshot_nas.config import Sampler
+from oneshot_nas.costs.analytic import cost
+from oneshot_nas.costs.limits import Limits
+from oneshot_nas.costs.table import cost_table
+from oneshot_nas.errors import UserError
+from oneshot_nas.train.sampling import BIN_DRAWS, at_least, describe, make_sampler
+
+SPACE = get_space("spos_shufflenet")
+SE_SPACE = get_space("spos_shufflenet", se=True, tail="pooled")  # the one whose box the predecessor strolled through
+BOX = {"flops": "190M:330M", "params": "2.8M:5M", "rule": "oneshot-mxnet"}
+SAMPLERS = {
+    "uniform": Sampler(),
+    "late channels": Sampler(first_channel_epoch=3),
+    "warm-up": Sampler(warmup="oneshot", first_channel_epoch=1),
+    "floor": Sampler(least_scale=0.6),
+    "bins": Sampler(name="bins", flops="290M:360M"),
+    "box": Sampler(name="box", **BOX),
+    "stroll": Sampler(name="stroll", **BOX),
+    "stroll after the warm-up": Sampler(name="stroll", **BOX, warmup="oneshot", least_scale=0.6),
+}
+
+
+def draws(sampler, epochs, steps):
+    return [sampler(epoch, step)[0] for epoch in range(epochs) for step in range(steps)]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sampler_is_a_pure_function_of_seed_epoch_and_step(name):
+    ours, theirs = (make_sampler(SE_SPACE, SAMPLERS[name], seed=5) for _ in range(2))
+    places = list(itertools.product((0, 1, 2, 11), (0, 1, 7, 300)))
+    forward = [ours(*place)[0].key for place in places]
+    backward = [theirs(*place)[0].key for place in reversed(places)]  # other order, other caches, a resumed run
+    assert forward == backward[::-1]
+    assert [ours(*place)[0].key for place in places] == forward
+    assert len(set(forward)) == len(places)
+    other = make_sampler(SE_SPACE, SAMPLERS[name], seed=6)
+    assert all(other(*place)[0].key != key for place, key in zip(places, forward, strict=True))
+
+
+def test_uniform_draws_every_value_of_every_decision_equally_often():
+    archs = draws(make_sampler(SPACE, Sampler(), 0), 2, 1000)
+    for choice in SPACE.choices:
+        for position, allowed in enumerate(choice.values):
+            counts = Counter(arch.choices[choice.name][position] for arch in archs)
+            expected = len(archs) / len(allowed)
+            assert set(counts) == set(allowed)
+            assert sum((counts[value] - expected) ** 2 / expected for value in allowed) < 40  # chi-square, 9 degrees of freedom
+
+
+# reference sheet, section 4.2: the smallest scale by epochs since channel selection began
+TABLES = {
+    "oneshot": [1.8, 1.6, 1.4, 1.2, 1.0, 1.0, 0.8, 0.8, 0.8, *[0.6] * 4, *[0.4] * 5, *[0.2] * 6, 0.2, 0.2],
+    "shufflenetv2+": [1.8, 1.6, 1.6, *[1.4] * 3, *[1.2] * 4, *[1.0] * 5, *[0.8] * 6, *[0.6] * 15, 0.4, 0.2, 0.2],
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("floor", [None, 0.6])
+def test_the_warm_up_tables_entry_by_entry(table, floor):
+    first = 60
+    sampler = make_sampler(SPACE, Sampler(warmup=table, first_channel_epoch=first, least_scale=floor), 0)
+    for epoch in (0, 1, first - 1):
+        assert {scale for step in range(8) for scale in sampler(epoch, step)[0].choices["scale"]} == {2.0}
+    for since, smallest in enumerate(TABLES[table]):
+        seen = {scale for step in range(20) for scale in sampler(first + since, step)[0].choices["scale"]}
+        smallest = max(smallest, floor or 0)
+        assert seen == {scale / 10 for scale in range(round(smallest * 10), 21, 2)}, since
+    assert len(TABLES["oneshot"]) >= 24 and len(TABLES["shufflenetv2+"]) >= 37
+
+
+def test_blocks_are_drawn_freely_while_all_channels_are_at_their_largest():
+    sampler = make_sampler(SPACE, Sampler(first_channel_epoch=4), 0)
+    archs = draws(sampler, 4, 25)
+    assert {scale for arch in archs for scale in arch.choices["scale"]} == {2.0}
+    for position, allowed in enumerate(SPACE.choice("block").values):
+        assert {arch.choices["block"][position] for arch in archs} == set(allowed)
+    assert len(set(sampler(4, 0)[0].choices["scale"])) > 1
+
+
+@pytest.mark.parametrize("name", ["box", "stroll"])
+def test_limits_hold_for_every_draw(name):
+    limits = Limits((190e6, 330e6), (2.8e6, 5e6), "oneshot-mxnet")
+    for arch in draws(make_sampler(SE_SPACE, SAMPLERS[name], 1), 3, 60):
+        assert limits.reject(cost(arch, "oneshot-mxnet")) is None
+
+
+def test_limits_begin_when_all_scales_are_open():
+    config = SAMPLERS["stroll after the warm-up"]  # its smallest scale, 0.6, joins 9 epochs after the start
+    sampler = make_sampler(SE_SPACE, config, 0)
+    early = [cost(sampler(epoch, 0)[0], "oneshot-mxnet").flops for epoch in range(2)]
+    late = [cost(sampler(epoch, step)[0], "oneshot-mxnet").flops for epoch in (9, 30) for step in range(5)]
+    assert min(early) > 330e6 and max(late) <= 330e6
+    assert "from epoch 10 on, which 5 epochs do not reach" in describe(SE_SPACE, config, 5)
+    assert "do not reach" not in describe(SE_SPACE, config, 50)
+
+
+def test_bins_are_hit_uniformly_though_uniform_draws_are_not():
+    sampler = make_sampler(SPACE, SAMPLERS["bins"], 0)
+    flops = np.array([cost(arch).flops for arch in draws(sampler, 2, 350)])
+    counts, _ = np.histogram(flops, bins=7, range=(290e6, 360e6))
+    assert counts.sum() == len(flops)  # none outside
+    assert ((counts - 100) ** 2 / 100).sum() < 22.5  # chi-square, 6 degrees of freedom, 0.1 %
+    blocks = get_space("spos_shufflenet").restrict({"scale": [(1.0,)] * 20})  # official SPOS: blocks only, edge bins are rare
+    found = {}
+    for name in ("uniform", "bins"):
+        flops = [cost(arch).flops for arch in draws(make_sampler(blocks, SAMPLERS[name], 0), 1, 350)]
+        found[name], _ = np.histogram(flops, bins=7, range=(290e6, 360e6))
+    assert found["uniform"][0] < 5 and found["uniform"][-1] < 10
+    assert found["bins"].sum() > 345 and found["bins"].min() > 25
+
+
+def test_an_empty_bin_takes_the_nearest_of_its_draws():
+    narrow = SPACE.restrict({"scale": [(1.0,)] * 20, "block": [("shuffle3", "shuffle5")] * 20})
+    sampler = make_sampler(narrow, Sampler(name="bins", flops="300M:600M", bins=2), 0)
+    largest = cost(narrow.largest()).flops
+    assert largest < 450e6  # the second bin cannot be met
+    assert {cost(sampler(0, step)[0]).flops > 300e6 for step in range(10)} == {True}
+    assert BIN_DRAWS % 512 == 0
+
+
+def small_space():
+    """72 architectures: two blocks and one scale free."""
+    blocks = [("shuffle3",)] * 20
+    scales = [(1.0,)] * 20
+    blocks[0], blocks[9] = ("shuffle3", "shuffle7", "xception"), ("shuffle3", "shuffle5", "xception")
+    scales[5] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 1.6, 2.0)
+    return SPACE.restrict({"block": blocks, "scale": scales})
+
+
+def test_the_box_is_sampled_without_bias():
+    space = small_space()
+    every = [space.decode(indices) for indices in itertools.product(*(range(len(allowed)) for _, _, allowed in space.positions))]
+    assert len(every) == 72
+    flops = sorted(cost(arch).flops for arch in every)
+    low, high = flops[20], flops[50]
+    inside = {arch.key for arch in every if low <= cost(arch).flops <= high}
+    sampler = make_sampler(space, Sampler(name="box", flops=f"{low}:{high}"), 0)
+    counts = Counter(arch.key for arch in draws(sampler, 4, 40 * len(inside)))
+    assert set(counts) == inside and len(inside) >= 31
+    assert sum((count - 160) ** 2 / 160 for count in counts.values()) < 62  # chi-square, 30 degrees of freedom, 0.05 %
+
+
+def test_strolling_covers_the_box_more_evenly_than_rejection():
+    table = cost_table(SE_SPACE, "oneshot-mxnet")
+    cells = {}
+    for name in ("stroll", "box"):
+        archs = draws(make_sampler(SE_SPACE, SAMPLERS[name], 0), 3, 448)  # whole rounds
+        flops, params = table(np.array([SE_SPACE.encode(arch) for arch in archs]))
+        cells[name], _, _ = np.histogram2d(flops, params, bins=(7, 8), range=((190e6, 330e6), (2.8e6, 5e6)))
+    shares = {name: counts[counts > 0] / counts.sum() for name, counts in cells.items()}
+    effective = {name: float(np.exp(-(share * np.log(share)).sum())) for name, share in shares.items()}
+    assert effective["stroll"] > 1.6 * effective["box"]  # number of cells that would be as even; about 37 against 18
+    rows = cells["stroll"].sum(axis=1)
+    assert rows.min() > 0.4 * rows.max()  # every FLOPs band often
+    assert cells["box"].sum(axis=1)[0] < 0.02 * cells["box"].sum()
+
+
+def test_strolling_visits_the_whole_walk_in_short_epochs_too():
+    sampler = make_sampler(SE_SPACE, SAMPLERS["stroll"], 0)
+    flops = np.array([cost(sampler(epoch, step)[0], "oneshot-mxnet").flops for epoch in range(60) for step in (0, 1)])
+    counts, _ = np.histogram(flops, bins=7, range=(190e6, 330e6))
+    assert counts.min() > 4
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    (Sampler(flops="290M:330M"), "sampler 'uniform' keeps no limits"),
+    (Sampler(name="box", flops="1M:2M"), "reachable is"),
+    (Sampler(name="box", params="50M:"), "reachable is"),
+    (Sampler(name="bins"), "needs both FLOPs bounds"),
+    (Sampler(name="stroll", flops="290M:"), "needs both FLOPs bounds"),
+    (Sampler(name="box", flops="330M:290M"), "LO <= HI"),
+    (Sampler(least_scale=2.5), "leaves no scale"),
+])
+def test_what_cannot_be_sampled_is_said_before_training(config, words):
+    with pytest.raises(UserError, match=words):
+        make_sampler(SPACE, config, 0)
+
+
+@given(least=st.floats(0.2, 2.0), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 500), step=st.integers(0, 10**6))
+def test_no_scale_below_the_least_is_ever_drawn(least, seed, epoch, step):
+    config = Sampler(least_scale=least, warmup="oneshot")
+    arch = make_sampler(SPACE, config, seed)(epoch, step)[0]
+    assert min(arch.choices["scale"]) >= least
+    assert SPACE.check(arch) == arch
+    assert at_least(SPACE, least).check(arch) == arch

@@ -1,0 +1,231 @@
+"""The commands search, history and dashboard: files, JSON, resume, next commands, and one line for every wrong use."""
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import types
+import urllib.request
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from oneshot_nas.arch import get_space, read_arch_file
+from oneshot_nas.cli.main import run
+from oneshot_nas.config import RunFolder
+from oneshot_nas.files import read_json
+
+SPACE = get_space("spos_shufflenet", classes=10, input_size=32, layout="small")
+
+
+@dataclass
+class Fake:
+    """Stands for the accuracy of a supernet."""
+
+    seed: int
+    about: dict = field(default_factory=lambda: {"supernet": "runs/supernet", "epoch": 12})
+    space = SPACE
+    calls = 0
+    fails_at = -1
+    interrupted_at = -1
+
+    def __call__(self, arch):
+        Fake.calls += 1
+        if Fake.calls == Fake.fails_at:
+            raise RuntimeError("no accuracy today")
+        if Fake.calls == Fake.interrupted_at:
+            raise KeyboardInterrupt
+        top1 = sum(arch.choices["scale"]) / 40 + self.seed / 1000
+        return {"top1": top1, "top5": 1.0, "calibrate_seconds": 0.25, "validate_seconds": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def accuracy(monkeypatch, tmp_path):
+    def load_evaluator(supernet_run, calib_images=None, val_images=None, seed=0):
+        return Fake(seed)
+
+    module = types.ModuleType("oneshot_nas.indicators.accuracy")
+    vars(module)["load_evaluator"] = load_evaluator
+    monkeypatch.setitem(sys.modules, "oneshot_nas.indicators.accuracy", module)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in (("calls", 0), ("fails_at", -1), ("interrupted_at", -1)):
+        monkeypatch.setattr(Fake, name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+def search(*more, out="found", budget=12):
+    words = ["search", "--supernet", "super", "--out", out, "--budget", str(budget), "--population", "4", "--flops", "4M:5M"]
+    return run([*words, *more])
+
+
+def error_of(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_search_writes_its_files_and_says_what_comes_next(tmp_path, capsys):
+    assert search() == 0
+    out, err = capsys.readouterr()
+    folder = RunFolder("found")
+    assert sorted(path.name for path in folder.path.iterdir() if not path.name.startswith((".", "study.db-"))) == [
+        "arch.json", "config.yaml", "log.txt", "result.json", "study.db"]
+    result = read_json(folder.result, "search-result")
+    assert read_json(folder.arch, "architecture")["choices"] == result["best"]["arch"]["choices"]
+    assert SPACE.check(read_arch_file("found/arch.json"))
+    assert result["candidates"] == 12 and result["failed"] == 0 and result["limits"]["flops"] == [4e6, 5e6]
+    assert result["noise"]["std"] == pytest.approx(0.001)  # values x, x + 0.001, x + 0.002
+    assert result["next"] == ["oneshot-nas train --recipe super/config.yaml --arch found/arch.json --out found-retrain",
+                              "oneshot-nas plot found", "oneshot-nas history found --json"]
+    assert [line for line in err.splitlines() if line.startswith("next: ")] == [f"next: {text}" for text in result["next"]]
+    assert out.startswith(f"best        candidate {result['best']['index']}: ") and "front" in out and "noise" in out
+    assert len(folder.log.read_text().splitlines()) == 12
+
+
+def test_the_record_repeats_the_search(tmp_path):
+    assert search("--seed", "5", "--over", "block") == 0
+    record = yaml.safe_load(RunFolder("found").config.read_text())
+    assert (record["kind"], record["version"]) == ("search", 1)
+    assert record["arguments"]["seed"] == 5 and record["arguments"]["over"] == "block"
+    program, *words = shlex.split(record["command"])
+    words[words.index("found")] = "again"
+    assert program == "oneshot-nas" and run(words) == 0
+    for name in ("found", "again"):
+        assert read_json(RunFolder(name).arch, "architecture") == read_json(RunFolder("found").arch, "architecture")
+
+
+def test_json_is_alone_on_stdout(capsys):
+    assert search("--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["kind"] == "search-result" and result["version"] == 1
+    assert run(["history", "found", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["index"] for line in lines] == list(range(12))
+    assert {"index", "arch", "cost", "scores", "parents", "seconds"} <= set(lines[0])
+    assert lines[0]["timings"] == {"calibrate_seconds": 0.25, "validate_seconds": 0.5}
+    assert max(line["scores"]["top1"] for line in lines) == result["best"]["scores"]["top1"]
+    assert run(["history", "found"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert len(table) == 13 and table[0].split() == ["index", "FLOPs", "params", "top1", "top5", "seconds", "parents"]
+
+
+def test_an_interrupted_search_resumes(capsys):
+    Fake.interrupted_at = 6
+    assert search() == 130
+    assert "same command resumes" in error_of(capsys)
+    assert run(["history", "found", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert search("--repeats", "0") == 0
+    assert Fake.calls == 12 + 1
+    assert search("--repeats", "0", budget=14) == 0
+    assert Fake.calls == 12 + 1 + 2
+
+
+def test_a_failed_candidate_is_shown(capsys):
+    Fake.fails_at = 3
+    assert search() == 0
+    assert "12, 1 failed" in capsys.readouterr().out
+    assert run(["history", "found"]) == 0
+    assert "failed: RuntimeError: no accuracy today" in capsys.readouterr().out.splitlines()[3]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--indicator", "bn-gamma"], "indicator 'bn-gamma' is not there yet"), (["--indicator", "luck"], "unknown indicator 'luck'"),
+    (["--objective", "speed"], "unknown objective 'speed'"), (["--algorithm", "anneal"], "unknown search algorithm 'anneal'"),
+    (["--flops", "1G:2G"], "reachable is"), (["--flops", "x"], "FLOPs limit 'x'"), (["--rule", "x"], "unknown cost rule"),
+    (["--over", "width"], "no choice"), (["--over", "scale"], "--base ARCH.json"), (["--base", "none.json"], "cannot read"),
+    (["--population", "0"], "population must be at least 1"), (["--budget", "0"], "budget must be at least 1"),
+    (["--storage", "nonsense"], "not a database URL"), (["--against", "latency"], "Pareto front"),
+    (["--workers", "0"], "--workers"),
+])
+def test_wrong_use_is_one_line_and_leaves_no_study(words, message, capsys):
+    assert search(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
+    assert message in captured.err
+    assert not RunFolder("found").study.exists()
+
+
+def test_another_search_in_the_same_folder_is_refused(capsys):
+    assert search() == 0
+    capsys.readouterr()
+    assert search("--seed", "1") == 2
+    assert "seed: 0 -> 1" in error_of(capsys)
+    assert search("--storage", "sqlite:///other.db") == 2
+    assert "holds a search whose history is study 'search'" in error_of(capsys)
+
+
+def test_a_training_run_is_no_place_for_a_search(tmp_path, capsys):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "config.yaml").write_text("space: spos_shufflenet\n")
+    assert search() == 2
+    assert "holds a training run, not a search" in error_of(capsys)
+    assert run(["history", "found"]) == 2
+    assert run(["history", "missing"]) == 2
+    assert "no run folder missing" in error_of(capsys)
+
+
+def test_a_second_process_on_the_folder_is_refused(capsys):
+    with RunFolder("found").lock():
+        assert search() == 2
+    assert "another process is working in found" in error_of(capsys)
+
+
+def test_a_shared_storage_serves_two_folders(capsys):
+    assert search("--storage", "sqlite:///shared.db", budget=6) == 0
+    assert search("--storage", "sqlite:///shared.db", out="second") == 0
+    assert Fake.calls == 12 + 2 * 6  # twelve candidates in all, and each time six repeats
+    capsys.readouterr()
+    for folder in ("found", "second"):
+        assert run(["history", folder, "--json"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 12
+    assert search("--storage", "sqlite:///shared.db", "--seed", "1", out="third") == 2
+    assert search("--storage", "sqlite:///shared.db", "--seed", "1", "--study", "b", out="third") == 0
+
+
+def test_passwords_are_not_written(tmp_path, capsys):
+    from oneshot_nas.search.record import save_record
+
+    run_folder = RunFolder("found")
+    save_record(run_folder, {"supernet": "super", "storage": "postgresql://user:pa55@host/name", "base": None, "workers": 2})
+    assert "pa55" not in run_folder.config.read_text()
+    words = yaml.safe_load(run_folder.config.read_text())["command"]
+    assert words == "oneshot-nas search --supernet super --storage 'postgresql://user:***@host/name' --workers 2"
+    assert run(["history", "found"]) == 2
+    assert "password is not recorded; give --storage" in error_of(capsys)
+
+
+def test_help_has_an_example(capsys):
+    for name in ("search", "history", "dashboard"):
+        assert run([name, "--help"]) == 0
+        assert "Example:" in capsys.readouterr().out
+
+
+def test_the_dashboard_shows_the_search(capsys):
+    assert search() == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["dashboard", "found", "--port", str(port)]) == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in error_of(capsys)
+    process = subprocess.Popen([sys.executable, "-m", "oneshot_nas", "dashboard", "found", "--port", str(port)],
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stderr and f"http://127.0.0.1:{port}/dashboard/studies/1" in process.stderr.readline()
+        for _ in range(200):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=10) as answer:
+                    studies = json.load(answer)["study_summaries"]
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert [study["study_name"] for study in studies] == ["search"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_missing_dashboard_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    assert run(["dashboard", "found"]) == 2
+    assert "install the extra 'dashboard'" in error_of(capsys)

@@ -1,0 +1,123 @@
+"""Several processes on one study, one of them killed with kill -9: every candidate exactly once, as of a single worker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+from optuna.storages import InMemoryStorage
+
+from oneshot_nas.arch import get_space
+from oneshot_nas.costs.limits import Limits
+from oneshot_nas.search.history import History, read_history
+from oneshot_nas.search.loop import run_search
+from oneshot_nas.search.storage import claim_study, sqlite_url
+from oneshot_nas.search.task import SearchTask
+
+SCRIPT = """
+import functools, os, sys, time
+from pathlib import Path
+from oneshot_nas.arch import get_space
+from oneshot_nas.costs.limits import Limits
+from oneshot_nas.search.history import start_history
+from oneshot_nas.search.loop import Workers, run_parallel, run_search
+from oneshot_nas.search.storage import sqlite_url
+from oneshot_nas.search.task import SearchTask
+
+def task():
+    space = get_space("spos_shufflenet", classes=10, input_size=32, layout="small")
+    return SearchTask(space, Limits(flops=(4e6, 5e6)), population=12, budget=30, top_k=3)
+
+def make_evaluate(folder, company=False):
+    log = Path(folder) / "log.txt"
+
+    def evaluate(arch):
+        with open(log, "a") as handle:
+            handle.write(f"{os.getpid()}\\n")
+        while company and len(set(log.read_text().split())) == 1:
+            time.sleep(0.02)  # the spawned workers are not there yet
+        time.sleep(30 if (Path(folder) / f"hang-{os.getpid()}").exists() else 0.03)
+        return {"top1": sum(arch.choices["scale"]) / 40}
+    return evaluate
+
+if __name__ == "__main__":
+    folder, workers = sys.argv[1], int(sys.argv[2])
+    url = sqlite_url(Path(folder) / "study.db")
+    history = start_history(task(), url)
+    if workers == 1:
+        run_search(task(), make_evaluate(folder), history, progress=False)
+    else:
+        others = Workers(workers - 1, url, "search", functools.partial(make_evaluate, folder))
+        run_parallel(task(), make_evaluate(folder, company=True), history, others)
+"""
+
+
+def expected():
+    space = get_space("spos_shufflenet", classes=10, input_size=32, layout="small")
+    task = SearchTask(space, Limits(flops=(4e6, 5e6)), population=12, budget=30, top_k=3)
+    storage = InMemoryStorage()
+    number = claim_study(storage, "search", "memory", task.fingerprint(), task.directions())
+    history = History(storage, number, space, {}, "memory")
+    run_search(task, lambda arch: {"top1": sum(arch.choices["scale"]) / 40}, history, progress=False)
+    return [(c.index, c.arch, c.cost, c.scores, c.parents) for c in history.candidates]
+
+
+def start(folder, workers=1):
+    script = folder / "worker.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen([sys.executable, str(script), str(folder), str(workers)], stderr=subprocess.PIPE, text=True)
+
+
+def working(folder):
+    """Evaluations so far by process."""
+    log = folder / "log.txt"
+    return Counter(map(int, log.read_text().split())) if log.exists() else Counter()
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def check(folder, killed):
+    url = sqlite_url(folder / "study.db")
+    found = read_history(url).candidates
+    assert [(c.index, c.arch, c.cost, c.scores, c.parents) for c in found] == expected()
+    assert len({c.arch for c in found}) == 30
+    complete = [t for t in optuna.load_study(study_name="search", storage=url).trials if t.state.name == "COMPLETE"]
+    assert sorted(t.user_attrs["index"] for t in complete) == list(range(30))  # in the study itself, too, each exactly once
+    assert len({c.worker for c in found}) >= 2
+    assert killed in working(folder)
+    assert sum(working(folder).values()) == 31  # only the killed worker's candidate was evaluated again
+
+
+def test_three_invocations_share_a_study_and_one_is_killed(tmp_path):
+    processes = [start(tmp_path) for _ in range(3)]
+    wait_for(lambda: working(tmp_path))
+    victim = next(process for process in processes if process.pid in working(tmp_path))
+    (tmp_path / f"hang-{victim.pid}").touch()
+    before = working(tmp_path)[victim.pid]
+    wait_for(lambda: working(tmp_path)[victim.pid] > before)  # it now holds a candidate that it will not finish
+    victim.kill()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGKILL if process is victim else 0), errors
+    check(tmp_path, victim.pid)
+
+
+def test_a_spawned_worker_that_is_killed_is_replaced_by_the_others(tmp_path):
+    parent = start(tmp_path, workers=3)
+    wait_for(lambda: set(working(tmp_path)) - {parent.pid})
+    victim = next(pid for pid in working(tmp_path) if pid != parent.pid)
+    (tmp_path / f"hang-{victim}").touch()
+    before = working(tmp_path)[victim]
+    wait_for(lambda: working(tmp_path)[victim] > before)
+    os.kill(victim, signal.SIGKILL)
+    _, errors = parent.communicate(timeout=60)
+    assert parent.returncode == 0, errors
+    check(tmp_path, victim)

@@ -1,0 +1,59 @@
+"""A tiny data set and tiny recipes that train in seconds, for the tests of training."""
+
+from pathlib import Path
+
+import numpy as np
+
+from oneshot_nas.config import Recipe, parse_recipe
+from oneshot_nas.data.images import encode
+from oneshot_nas.data.recordio import write_records
+
+SIZE, CLASSES = 16, 4
+SPACE = {"layout": "small", "input_size": SIZE, "last_channels": 16}
+BLOCKS = ("shuffle3", "xception", "shuffle5", "shuffle7") * 5
+
+
+def write_data(folder: Path, train: int = 48, val: int = 16, random_labels: bool = False) -> Path:
+    """Write train.rec and val.rec of 4 classes: a bright square whose corner is the class, on noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("val", val)):
+        records = []
+        for number in range(count):
+            label = number % CLASSES
+            image = rng.integers(0, 120, (SIZE, SIZE, 3), np.uint8)
+            top, left = divmod(label, 2)
+            image[top * 8 : top * 8 + 8, left * 8 : left * 8 + 8] += 120
+            records.append((int(rng.integers(CLASSES)) if random_labels else label, encode(image, ".png")))
+        write_records(folder / f"{part}.rec", records)
+    return folder
+
+
+def recipe(data: Path, **changes) -> Recipe:
+    """A recipe on such data: 2 epochs of batches of 8."""
+    content = {
+        "data": str(data), "epochs": 2, "batch_size": 8, "augment": {"kind": "digits"}, "input_threads": 1,
+        "optimizer": {"name": "nag", "lr": 0.05}, "schedule": {"mode": "cosine", "warmup_epochs": 0.5},
+    }
+    return parse_recipe(content | changes, (), None, "of a test")
+
+
+def supernet(data: Path, **changes) -> Recipe:
+    """A supernet's recipe."""
+    return recipe(data, **{"space": "spos_shufflenet", "options": SPACE, "holdout": {"calibration": 8, "validation": 8}, **changes})
+
+
+def narrow_supernet(data: Path, **changes) -> Recipe:
+    """A supernet with one operator and few widths, which builds and trains quickly."""
+    return supernet(data, **{"fixed": {"block": "shuffle3"}, "sampler": {"least_scale": 1.6}, **changes})
+
+
+def fixed(data: Path, **changes) -> Recipe:
+    """A fixed network's recipe; its head has dropout."""
+    arch = {"space": "spos_shufflenet", "options": SPACE, "choices": {"block": list(BLOCKS), "scale": [0.6] * 20}}
+    return recipe(data, arch=arch | {"options": SPACE | {"classes": CLASSES}}, **changes)
+
+
+def gluoncv(data: Path, **changes) -> Recipe:
+    """The recipe of a GluonCV model."""
+    return recipe(data, model="mobilenetv2_0.25", options={"input_size": SIZE}, **changes)
