@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--memory", type=int, default=0, metavar="N", help="evaluate N candidates on one batch each, and watch memory")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="watch memory over N candidates, one batch each")
     given = parser.parse_args()
     import mxnet as mx
     from masked import MaskedSupernet
@@ -44,7 +44,8 @@ def main() -> None:
     ours, masked = Supernet(space), MaskedSupernet(space)
     ours.initialize()
     masked.finish(space, (1, *shape[1:]))
-    evaluator = Evaluator(ours, [images[i % 2] for i in range(count)], [images[i % 2] for i in range(count)], [labels] * count, {})
+    halves = [[images[i % 2] for i in range(count)] for _ in range(2)]
+    evaluator = Evaluator(ours, *halves, [labels] * count, {})
     archs = [space.sample(random.Random(i)) for i in range(given.pairs + 1)]
 
     def baseline(i: int) -> None:

@@ -35,8 +35,8 @@ def main() -> None:
         start = time.perf_counter()
         cost(arch)
         times.append(time.perf_counter() - start)
-    report("costs", architectures_per_second=statistics.median(rates), table_seconds=build, single_milliseconds=statistics.median(times) * 1e3,
-           target_per_second=1_000_000, target_milliseconds=1.0)
+    report("costs", architectures_per_second=statistics.median(rates), table_seconds=build,
+           single_milliseconds=statistics.median(times) * 1e3, target_per_second=1_000_000, target_milliseconds=1.0)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ class Candidate(nn.Block):
         with self.name_scope():
             self.body = nn.Sequential()
             kernel = 3 if operator == "xception" else int(operator[-1])
-            shapes = ([(inp, kernel, inp, stride, False), (mid, 1, 1, 1, True), (mid, kernel, mid, 1, False), (mid, 1, 1, 1, True),
-                       (mid, kernel, mid, 1, False), (out, 1, 1, 1, True)] if operator == "xception"
-                      else [(mid, 1, 1, 1, True), (mid, kernel, mid, stride, False), (out, 1, 1, 1, True)])
+            wide, depthwise, last = (mid, 1, 1, 1, True), (mid, kernel, mid, 1, False), (out, 1, 1, 1, True)
+            shapes = ([(inp, kernel, inp, stride, False), wide, depthwise, wide, depthwise, last] if operator == "xception"
+                      else [wide, (mid, kernel, mid, stride, False), last])
             for channels, size, groups, step, _ in shapes:
                 self.body.add(nn.Conv2D(channels, size, step, size // 2, groups=groups, use_bias=False))
                 self.body.add(nn.BatchNorm(momentum=0.9))
@@ -89,12 +89,14 @@ class MaskedSupernet(nn.Block):
                 self.blocks.add(MaskedBlock(self.operators, op.in_channels, op.out_channels, op.mid_channels, op.stride))
             self.head = nn.Sequential()
             self.head.add(nn.Conv2D(head.primitives[0].out_channels, 1, use_bias=False), nn.BatchNorm(momentum=0.9),
-                          nn.Activation("relu"), nn.GlobalAvgPool2D(), nn.Dropout(0.1), nn.Dense(head.primitives[-1].out_features))
+                          nn.Activation("relu"), nn.GlobalAvgPool2D(), nn.Dropout(0.1),
+                          nn.Dense(head.primitives[-1].out_features))
         self.masks: dict[tuple[int, int], mx.nd.NDArray] = {}
 
     def forward(self, x, arch: Arch):  # type: ignore[no-untyped-def]
         x = self.stem(x)
-        for block, width, operator, scale in zip(self.blocks, self.widths, arch.choices["block"], arch.choices["scale"], strict=True):
+        decided = zip(self.blocks, self.widths, arch.choices["block"], arch.choices["scale"], strict=True)
+        for block, width, operator, scale in decided:
             x = block(x, self.operators.index(operator), self.mask(width, width * round(scale * 10) // 20))
         return self.head(x)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,9 +12,10 @@ import portalocker
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from oneshot_nas.arch import Space, get_space, read_arch, show
+from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_text, write_text
+from oneshot_nas.values import same_kind, show
 
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
 
@@ -116,7 +117,8 @@ class Recipe(Section):
 
     space: str | None = None
     options: Values = Field(default={}, description="of the space, or of the model")
-    fixed: Values = Field(default={}, description="of a supernet: choice -> its value at all positions")
+    allowed: dict[str, tuple[bool | int | float | str, ...]] = Field(
+        default={}, description="of a supernet: choice -> the values trained, and later searched, at every position where legal")
     arch: dict[str, Any] | None = None
     model: str | None = None
     start: Start | None = None
@@ -149,9 +151,9 @@ class Recipe(Section):
         if sum(value is not None for value in (self.space, self.arch, self.model)) != 1:
             raise ValueError("a recipe names exactly one of 'space' (supernet), 'arch' and 'model' (fixed network)")
         if self.space is not None:
-            training_space(self.space, self.options, self.fixed)
-        elif self.fixed:
-            raise ValueError("'fixed' narrows the space of a supernet; a fixed network has no choices left")
+            training_space(self.space, self.options, self.allowed)
+        elif self.allowed:
+            raise ValueError("'allowed' narrows the space of a supernet; a fixed network has no choices left")
         if self.arch is not None:
             read_arch(self.arch)
         if self.dtype == "float16" and self.device == "cpu":
@@ -163,13 +165,22 @@ class Recipe(Section):
         return self
 
 
-def training_space(name: str, options: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
-    """Return the space that a supernet is trained in: the choices named in `fixed` have that one value at every position.
+def training_space(name: str, options: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> Space:
+    """Return the space that a supernet is trained and searched in: choices named in `allowed` keep those values only.
 
-    Raises: UserError for an unknown space, option or choice, or a value that is not allowed.
+    Raises: UserError for an unknown space, option or choice, or a value that no position takes.
     """
     space = get_space(name, **options)
-    return space.restrict({choice: [(value,)] * len(space.choice(choice).values) for choice, value in fixed.items()})
+    kept = {}
+    for choice_name, wanted in allowed.items():
+        choice = space.choice(choice_name)
+        known = {value for values in choice.values for value in values}
+        for value in wanted:
+            if not any(same_kind(value, other) for other in known):
+                raise UserError(f"allowed.{choice_name} has {value!r}, which is not one of {show(sorted(known, key=str))} "
+                                f"in space '{name}'")
+        kept[choice_name] = [[v for v in values if any(same_kind(w, v) for w in wanted)] for values in choice.values]
+    return space.restrict(kept)
 
 
 def read_recipe(path: str | os.PathLike, overrides: Iterable[str] = (), arch: dict[str, Any] | None = None) -> Recipe:
@@ -188,7 +199,7 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
         _override(content, override)
     if arch is not None:
         content = {key: value for key, value in content.items()
-                   if key not in ("space", "options", "fixed", "model", "sampler", "holdout")}
+                   if key not in ("space", "options", "allowed", "model", "sampler", "holdout")}
         content["arch"] = arch
     try:
         return Recipe.model_validate(content)

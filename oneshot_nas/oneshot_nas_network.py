@@ -50,7 +50,7 @@ def build(out: Path) -> None:
     least, most = reachable(cost_table(space, found.rule))[0]
     print(f"supernet: {sum(prod(p.shape) for p in trainable):,} parameters, {space.size:.3g} architectures "
           f"of space '{space.name}', {human(least)} to {human(most)} FLOPs")
-    files = export_symbol(net, out, NAME, INPUT_SHAPE, {"architecture": net.arch.to_json()})
+    files = export_symbol(net, out, NAME, INPUT_SHAPE, {"arch": net.arch.to_json()})
     print(f"wrote {files.symbol}\nwrote {files.params} (random weights)")
     print(f"next: python calculate_flops.py -norelubn -s {files.symbol}")
 

@@ -342,6 +342,7 @@ def test_recipe_messages():
         "a: " + "[" * 50,
         "a: 0x" + "f" * 5000,
         "a: !x y",
+        "a: 1" + ":59" * 400 + ".5",
     ):
         with pytest.raises(UserError, match="r.yaml"):
             parse_yaml(text, "r.yaml")

@@ -1,6 +1,7 @@
 """The command line: exit codes and single lines for every way to fail, and the commands that need no MXNet."""
 
 import errno
+import importlib
 import io
 import json
 import os
@@ -277,8 +278,11 @@ def test_help_lists_every_command_and_shows_examples(call):
     assert {"spaces", "arch", "sample", "cost", "convert"} <= set(command_names()) and "main" not in command_names()
     for name in command_names():
         assert f"  {name} " in out and summary(name)
-        code, text, err = call(name, "--help")
-        assert code == 0 and err == "" and "xample" in text, f"{name} --help shows no example"
+        module = importlib.import_module(f"oneshot_nas.cli.{name}")
+        below = typer.main.get_group(module.app).commands if hasattr(module, "app") else ()
+        for line in ([name], *([name, inner] for inner in below)):
+            code, text, err = call(*line, "--help")
+            assert code == 0 and err == "" and "xample" in text, f"{' '.join(line)} --help shows no example"
 
 
 def test_no_command_shows_the_help(call):

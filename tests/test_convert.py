@@ -145,7 +145,7 @@ def test_there_and_back_again(tmp_path):
         back = to_megvii(read_network(tmp_path / "n.params"), arch)
         assert all(np.array_equal(back[key], state[key]) for key in state)
     about = json.loads((tmp_path / "n.params.json").read_text())
-    assert about["kind"] == "network" and about["architecture"] == arch.to_json()
+    assert about["kind"] == "network" and about["arch"] == arch.to_json()
     assert (about["preprocessing"]["channels"], about["preprocessing"]["mean"]) == ("BGR", [0, 0, 0])
 
 

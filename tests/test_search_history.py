@@ -322,3 +322,21 @@ def test_a_full_or_broken_database_is_a_work_error(url, monkeypatch):
 
 def test_the_attribute_name_is_an_interface():
     assert ATTRIBUTE == "oneshot_nas"
+
+
+def test_two_processes_that_make_the_tables_at_once(url, monkeypatch):
+    import sqlalchemy.exc
+
+    import oneshot_nas.search.storage as storage
+
+    made, calls = storage.RDBStorage, []
+
+    def raced(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise sqlalchemy.exc.IntegrityError("insert", {}, Exception("UNIQUE constraint failed: alembic_version.version_num"))
+        return made(*args, **kwargs)
+
+    monkeypatch.setattr(storage, "RDBStorage", raced)
+    start_history(TASK, url, one_machine=True)
+    assert len(calls) == 2

@@ -223,6 +223,18 @@ def test_mean_of_blocks_averages_every_operator():
     assert np.allclose(net.mean_of_blocks(x, arch).asnumpy(), out.asnumpy(), atol=1e-5)
 
 
+def test_a_selector_averages_its_candidates_and_leaves_the_weights_as_they_were():
+    net, x = made(), nd.array(np.random.default_rng(0).normal(size=(2, 32, 8, 8)))
+    selector = dict(net._children)["stage1.block2"]
+    outputs = [owner(x) for weights, owner in net._store.owners.items() if weights.startswith("stage1.block2.")]
+    selector.hybridize()
+    for _ in range(2):
+        assert np.allclose(selector(x).asnumpy(), nd.add_n(*outputs).asnumpy() / 4, atol=1e-5)
+    for scale in (0.6, 2.0, 1.4):  # at inference MXNet reorders weights that are not copied; slicing those kills the process
+        view = net.view(uniform("shuffle5", scale)).blocks()[2][1]
+        assert np.isfinite(view(x).asnumpy()).all()
+
+
 def test_hybridize_is_refused():
     net = Supernet(SPACE)
     with pytest.raises(TypeError, match=r"hybridize net.view\(arch\) for one architecture"):

@@ -22,7 +22,7 @@ from oneshot_nas.train.loop import train
 
 MIXED = {"label_smoothing": 0.1, "mixup_alpha": 0.2, "mixup_off_epochs": 1}
 CASES = {
-    "supernet on two devices": lambda data: tiny.narrow_supernet(data, epochs=4, contexts=2, validate_every=4, loss=MIXED),
+    "supernet on two devices": lambda data: tiny.narrow_supernet(data, epochs=4, contexts=2, validate_every=2, loss=MIXED),
     "fixed network on three": lambda data: tiny.fixed(data, epochs=4, contexts=3, batch_size=12, loss=MIXED),
     "GluonCV model on two": lambda data: tiny.gluoncv(data, epochs=4, contexts=2, optimizer={"name": "sgd", "lr": 0.02, "clip": 1.0}),
 }

@@ -40,12 +40,13 @@ def recipe(data: Path, **changes) -> Recipe:
 
 def supernet(data: Path, **changes) -> Recipe:
     """A supernet's recipe."""
-    return recipe(data, **{"space": "spos_shufflenet", "options": SPACE, "holdout": {"calibration": 8, "validation": 8}, **changes})
+    own = {"space": "spos_shufflenet", "options": SPACE, "holdout": {"calibration": 8, "validation": 8}}
+    return recipe(data, **(own | changes))
 
 
 def narrow_supernet(data: Path, **changes) -> Recipe:
     """A supernet with one operator and few widths, which builds and trains quickly."""
-    return supernet(data, **{"fixed": {"block": "shuffle3"}, "sampler": {"least_scale": 1.6}, **changes})
+    return supernet(data, **{"allowed": {"block": ["shuffle3"]}, "sampler": {"least_scale": 1.6}, **changes})
 
 
 def fixed(data: Path, **changes) -> Recipe:

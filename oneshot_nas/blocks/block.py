@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
@@ -12,7 +13,7 @@ from oneshot_nas.blocks.joins import JOINS
 from oneshot_nas.blocks.tracer import Tensor, Tracer
 from oneshot_nas.plan import BatchNorm, Conv, Dense, Op, largest
 
-PAD = 8  # physical widths are multiples of this: depthwise convolution is about 10 times slower on other widths (CPU)
+PAD = 16  # physical widths are multiples of this: oneDNN is several times slower on other widths (CPU)
 
 
 class OpBlock(HybridBlock):
@@ -83,7 +84,7 @@ class OpBlock(HybridBlock):
             for mine, theirs in self._statistic_pairs():
                 theirs[:] = mine
 
-    def _statistic_pairs(self):  # type: ignore[no-untyped-def]
+    def _statistic_pairs(self) -> Iterator[tuple[Any, Any]]:
         owner = self.owner
         for key in self.private if owner is not None else ():
             width = self.op.statistics()[key][0]

@@ -27,7 +27,7 @@ def shuffle_unit(tracer: Tracer, op: ShuffleUnit, x: Tensor) -> Tensor:
     return tracer.run("join", out) if op.split == "contiguous" else out
 
 
-def _even_odd(F, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def _even_odd(F, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """The even-numbered and the odd-numbered channels of x (N, C, H, W), as two arrays (N, C/2, H, W)."""
     pairs = F.reshape(x, (0, channels // 2, 2, -1))
     template = F.slice_axis(x, axis=1, begin=0, end=channels // 2)

@@ -60,9 +60,10 @@ class Tracer:
         place = 0
         while place < len(chain):
             primitive, actual = chain[place]
-            after = chain[place + 1] if place + 1 < len(chain) else None
-            if self.mode == "folded" and isinstance(primitive, Conv) and after and isinstance(after[0], BatchNorm):
-                x = self._folded(x, actual, *after)
+            norm, actual_norm = chain[place + 1] if place + 1 < len(chain) else (None, None)
+            if self.mode == "folded" and isinstance(actual, Conv) and isinstance(norm, BatchNorm):
+                assert isinstance(actual_norm, BatchNorm)
+                x = self._folded(x, actual, norm, actual_norm)
                 place += 2
                 continue
             x = _APPLY[type(primitive)](self, x, primitive, actual)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
@@ -37,9 +38,9 @@ def command(
         evaluator = load_evaluator(supernet, calib_images, val_images, method=method)
         for found in archs:
             evaluator.space.check(found)
-        results = ({**evaluator(found), "images": evaluator.images} for found in archs)
+        results: Iterator[dict[str, Any]] = ({**evaluator(found), "images": evaluator.images} for found in archs)
     else:
-        from oneshot_nas.train.runs import evaluate_fixed
+        from oneshot_nas.indicators.accuracy import evaluate_fixed
 
         results = iter([evaluate_fixed(str(run))])
     for scores in results:

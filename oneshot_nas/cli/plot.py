@@ -121,7 +121,7 @@ def samples_of(sources: list[str], samplers: list[str], flops: str | None, param
             recipe = read_recipe(source)
             if recipe.space is None:
                 raise UserError(f"recipe {source} trains a fixed network, which has no sampler; give one with 'space'")
-            space = training_space(recipe.space, {**recipe.options, **parse_options(recipe.space, options)}, recipe.fixed)
+            space = training_space(recipe.space, {**recipe.options, **parse_options(recipe.space, options)}, recipe.allowed)
             name = f"{Path(source).stem} ({recipe.sampler.name})"
             samples[name] = sampler_costs(space, recipe.sampler, count, recipe.epochs, recipe.seed)
     return samples

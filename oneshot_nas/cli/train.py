@@ -10,7 +10,7 @@ import typer
 def command(
     recipe: Annotated[str, typer.Option(help="YAML recipe, such as recipes/digits_supernet.yaml", metavar="FILE.yaml")],
     out: Annotated[str, typer.Option(help="run folder; the same command again resumes in it", metavar="RUN")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="replace a value of the recipe", metavar="KEY.SUB=VALUE")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="replace a value of the recipe", metavar="KEY=VALUE")] = None,
     arch: Annotated[str | None, typer.Option(help="train this architecture as a fixed network", metavar="ARCH.json")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print the last metrics as one JSON line")] = False,
 ) -> None:

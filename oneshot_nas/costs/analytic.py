@@ -143,7 +143,7 @@ def cost(arch: Arch, rule: str = "macs") -> Cost:
 
 
 @lru_cache(maxsize=64)
-def _space(name: str, options):  # type: ignore[no-untyped-def]
+def _space(name: str, options):
     return space_of(Arch(name, options, options))
 
 

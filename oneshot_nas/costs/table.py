@@ -36,7 +36,8 @@ class UnitTable:
         """One table for the decisions of both: half the look-ups, as long as it fits the cache."""
         size = len(other.flops)
         return UnitTable(
-            f"{self.name}+{other.name}", self.columns + other.columns, tuple(stride * size for stride in self.strides) + other.strides,
+            f"{self.name}+{other.name}", self.columns + other.columns,
+            (*(stride * size for stride in self.strides), *other.strides),
             np.add.outer(self.flops, other.flops).ravel(), np.add.outer(self.params, other.params).ravel())
 
 

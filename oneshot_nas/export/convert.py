@@ -213,7 +213,7 @@ def write_network(path: str | os.PathLike, params: Arrays, arch: Arch, source: s
     import mxnet as mx
 
     arrays = {name: mx.nd.array(array, dtype="float32") for name, array in params.items()}
-    about = {"architecture": arch.to_json(), "source": source, "preprocessing": PREPROCESSING}
+    about = {"arch": arch.to_json(), "source": source, "preprocessing": PREPROCESSING}
     write_params(path, "network", lambda temporary: mx.nd.save(temporary, arrays), about)
 
 

@@ -15,11 +15,13 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, Space
-from oneshot_nas.data.loader import decode_images
+from oneshot_nas.data.loader import decode_images, val_loader
+from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
 from oneshot_nas.nets.recalibrate import Folded, recalibrate
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.runs import load_fixed, load_supernet
 
 BATCH = 128
 
@@ -97,26 +99,37 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
 
     Raises: UserError when more images are asked for than were held out.
     """
-    from oneshot_nas.train.runs import load_supernet
-
     run = load_supernet(supernet_run)
     source = run.source()
-    calibration = _first(run.holdout.calibration, calib_images, "calibration", seed)
-    validation = _first(run.holdout.validation, val_images, "validation", 0)
+    calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
+    validation = _chosen(run.holdout.validation, val_images, "validation", 0)
     context = mx.cpu()
     fixed, _ = decode_images(source, calibration, run.preprocessing)
     images, labels = decode_images(source, validation, run.preprocessing)
-    about = {"supernet": str(supernet_run), "space": run.space.name, "options": dict(run.space.options),
-             "calibration": len(calibration), "validation": len(validation), "batch": BATCH, "method": method, "seed": seed,
-             "epoch": run.about.get("epoch")}
+    about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
+             "calibration": len(calibration), "validation": len(validation), "batch": BATCH, "method": method, "seed": seed}
     return Evaluator(run.net, batches(fixed, context), batches(images, context), batches(labels, context), about, method)
 
 
-def _first(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
-    if count is not None and not 1 <= count <= len(positions):
-        raise UserError(f"{count} {what} images asked for; the supernet's training kept {len(positions)} aside")
-    if not positions:
+def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
+    """The first `count` positions after a rotation that `seed` decides."""
+    total = len(positions)
+    if count is not None and not 1 <= count <= total:
+        raise UserError(f"{count} {what} images asked for; the supernet's training kept {total} aside")
+    if not total:
         raise UserError(f"the supernet's training kept no {what} images; train it with holdout.{what} above 0")
-    count = count or len(positions)
-    start = seed * count % len(positions)
+    count = count or total
+    start = seed * (count if count < total else total // 3 + 1) % total
     return list((*positions[start:], *positions[:start])[:count])
+
+
+def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
+    """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
+    run = load_fixed(folder)
+    source = open_source(run.recipe, int(run.arch.options["classes"]))
+    if not source.counts["val"]:
+        raise UserError(f"the data set of {folder} has no validation part")
+    run.net.hybridize(static_alloc=True, static_shape=True)
+    loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing,
+                        threads=run.recipe.input_threads)
+    return {**accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}

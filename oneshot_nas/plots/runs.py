@@ -58,7 +58,7 @@ def _is_search(run: RunFolder) -> bool:
 def _supernet(run: RunFolder, count: int) -> Iterator[tuple[str, Figure]]:
     about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
     try:
-        space = training_space(about["space"], about["options"], recipe.fixed)
+        space = training_space(about["space"], about["options"], recipe.allowed)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
     metrics = read_metrics(run.metrics)

@@ -118,7 +118,7 @@ def make_job(recipe: Recipe, source: Source) -> Job:
 
 def _supernet_job(recipe: Recipe, source: Source) -> Job:
     assert recipe.space is not None
-    space = training_space(recipe.space, {**recipe.options, "classes": class_count(recipe, source)}, recipe.fixed)
+    space = training_space(recipe.space, {**recipe.options, "classes": class_count(recipe, source)}, recipe.allowed)
     preprocessing = preprocessing_of(recipe, source, int(space.options["input_size"]))
     contexts = contexts_of(recipe)
     net = Supernet(space)
@@ -178,38 +178,64 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, preprocessing: Preproc
 
 
 def _fixed_job(recipe: Recipe, source: Source) -> Job:
-    classes = class_count(recipe, source)
-    contexts = contexts_of(recipe)
-    arch: Arch | None = None
+    classes, contexts = class_count(recipe, source), contexts_of(recipe)
+    net, arch, input_size = _fixed_network(recipe, classes, contexts)
+    view = _fast_view(net, recipe)
+    run: Block = net if view is None else view
+    preprocessing = preprocessing_of(recipe, source, input_size)
+    summary = f"model '{recipe.model}' for {classes} classes" if recipe.model else "fixed network"
+    if arch is not None:
+        found = cost(arch)
+        summary += f" of '{arch.space}': {found.flops / 1e6:.2f} M multiply-adds, {found.params / 1e6:.3f} M parameters"
+    run.hybridize(static_alloc=True)  # static_shape as well makes backward race in MXNet 1.9.1: runs differ, statistics are wrong
+
+    about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
+    about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
+    return Job(net, classes, preprocessing, lambda epoch, step: run, _accuracy(recipe, source, net, preprocessing, contexts[0]),
+               summary, about, arch=arch, contexts=contexts, view=view)
+
+
+def _fixed_network(recipe: Recipe, classes: int, contexts: list) -> tuple[Block, Arch | None, int]:
+    """(initialised network, its architecture if it is one of ours, input size) of a recipe with 'arch' or 'model'."""
     if recipe.arch is not None:
-        options = {**recipe.arch.get("options", {}), "classes": classes}
-        arch = read_arch({**recipe.arch, "options": options})
+        arch: Arch | None = read_arch({**recipe.arch, "options": {**recipe.arch.get("options", {}), "classes": classes}})
+        assert arch is not None
         net: Block = fixed_network(arch)
         net.initialize(ctx=contexts)
-        input_size = int(arch.options["input_size"])
-        found = cost(arch)
-        summary = (f"fixed network of '{arch.space}': {found.flops / 1e6:.2f} M multiply-adds, "
-                   f"{found.params / 1e6:.3f} M parameters")
+        size = int(arch.options["input_size"])
     else:
-        net, arch, input_size = zoo_network(str(recipe.model), classes, recipe.options, contexts)
-        summary = f"model '{recipe.model}' for {classes} classes"
-    preprocessing = preprocessing_of(recipe, source, input_size)
+        net, arch, size = zoo_network(str(recipe.model), classes, recipe.options, contexts)
     if recipe.dtype != "float32":
         net.cast(recipe.dtype)
-    view = net.training_view() if isinstance(net, Network) and recipe.device == "cpu" else None
-    run: Block = net if view is None else view
-    run.hybridize(static_alloc=True)  # static_shape as well makes backward race in MXNet 1.9.1: runs differ, statistics are wrong
+    return net, arch, size
+
+
+def _fast_view(net: Block, recipe: Recipe) -> Network | None:
+    return net.training_view() if isinstance(net, Network) and recipe.device == "cpu" else None
+
+
+def _accuracy(recipe: Recipe, source: Source, net: Block, preprocessing: Preprocessing, context: mx.Context) -> Callable:
+    """Accuracy of a copy of `net` on the validation images, {} when there are none.
+
+    A copy, because MXNet (oneDNN) changes the memory layout of weights that it evaluates at a moment that timing decides;
+    trained on, such weights gave another result each time.
+    """
+    kept: list[Block] = []
 
     def validate() -> dict[str, float]:
         if not source.counts["val"]:
             return {}
+        if not kept:
+            kept.append(_fixed_network(recipe, class_count(recipe, source), [context])[0])
+        copy, mine = kept[0], net._collect_params_with_prefix()
+        for name, parameter in copy._collect_params_with_prefix().items():
+            parameter.set_data(mine[name].list_data()[0])
         loader = val_loader(source, batch_size=recipe.batch_size, preprocessing=preprocessing, threads=recipe.input_threads)
-        return accuracy_of(run, loader, contexts[0], recipe.dtype)
+        run = _fast_view(copy, recipe) or copy
+        run.hybridize(static_alloc=True)
+        return accuracy_of(run, loader, context, recipe.dtype)
 
-    about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
-    about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
-    return Job(net, classes, preprocessing, lambda epoch, step: run, validate, summary, about, arch=arch, contexts=contexts,
-               view=view)
+    return validate
 
 
 def _count(net: Block) -> int:

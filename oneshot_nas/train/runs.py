@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ from oneshot_nas.arch import Arch, Space, read_arch_file
 from oneshot_nas.config import Recipe, RunFolder, read_recipe, training_space
 from oneshot_nas.data.holdout import Holdout
 from oneshot_nas.data.images import Preprocessing
-from oneshot_nas.data.loader import val_loader
 from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json
-from oneshot_nas.indicators.accuracy import accuracy_of
 from oneshot_nas.nets.fixed import Network, fixed_network
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.checkpoint import latest_weights, load_weights
@@ -33,6 +32,7 @@ class SupernetRun:
     holdout: Holdout
     preprocessing: Preprocessing
     about: dict[str, Any]
+    digest: str
 
     def source(self) -> Source:
         """The data it was trained on. Raises: UserError when it is gone or another one."""
@@ -61,14 +61,16 @@ def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetR
         raise UserError(f"{folder} holds no supernet.json, so it is not a supernet run; give the folder of a trained supernet")
     about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
     try:
-        space = training_space(about["space"], about["options"], recipe.fixed)
+        space = training_space(about["space"], about["options"], recipe.allowed)
         holdout = Holdout.from_json(about["holdout"])
         preprocessing = Preprocessing.from_json(about["preprocessing"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
     net = Supernet(space)
-    load_weights(net, latest_weights(run.checkpoint), contexts or [mx.cpu()])
-    return SupernetRun(run.path, space, net, recipe, holdout, preprocessing, about)
+    weights = latest_weights(run.checkpoint)
+    load_weights(net, weights, contexts or [mx.cpu()])
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return SupernetRun(run.path, space, net, recipe, holdout, preprocessing, about, digest)
 
 
 def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:
@@ -84,14 +86,3 @@ def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:
     net = fixed_network(arch)
     load_weights(net, latest_weights(run.checkpoint), contexts or [mx.cpu()])
     return FixedRun(run.path, recipe, arch, net, Preprocessing.from_json(about["preprocessing"]))
-
-
-def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
-    """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
-    run = load_fixed(folder)
-    source = open_source(run.recipe, int(run.arch.options["classes"]))
-    if not source.counts["val"]:
-        raise UserError(f"the data set of {folder} has no validation part")
-    run.net.hybridize(static_alloc=True, static_shape=True)
-    loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing, threads=run.recipe.input_threads)
-    return {**accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}

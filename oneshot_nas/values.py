@@ -1,0 +1,136 @@
+"""The plain values decisions are made of: options, choices, cost units, and how they are checked and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oneshot_nas.errors import UserError
+
+Value = bool | int | float | str
+MAX_SHOWN = 12
+
+
+class FrozenDict(dict):
+    """A mapping that is hashable and cannot be changed; equal to a dict of the same items."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("this mapping is frozen; build a new one")
+
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = __ior__ = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple:
+        return FrozenDict, (dict(self),)
+
+
+def same_kind(value: Any, allowed: Any) -> bool:
+    """Whether `value` equals `allowed` and is of its type; 1 may stand for 1.0, True never for 1."""
+    if isinstance(value, bool) or isinstance(allowed, bool):
+        return value is allowed
+    if isinstance(allowed, int | float):
+        return isinstance(value, int | float) and value == allowed
+    return isinstance(value, str) and value == allowed
+
+
+def show(values: Iterable[Any]) -> str:
+    """The values as text for an error message, shortened when there are many."""
+    values = [repr(value) for value in values]
+    if len(values) > MAX_SHOWN:
+        values = [*values[: MAX_SHOWN - 1], "...", values[-1]]
+    return "(" + ", ".join(values) + ")"
+
+
+def shorten(value: Any) -> str:
+    """`repr` of an untrusted value, at most 60 characters."""
+    text = repr(value) if isinstance(value, Value) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Option:
+    """One variant setting: the values of `allowed`, or any integer in [low, high] when `allowed` is empty."""
+
+    default: Value
+    allowed: tuple[Value, ...] = ()
+    low: int = 1
+    high: int = 1
+
+    def check(self, name: str, value: Any, space: str) -> Value:
+        """Return the accepted value. Raises: UserError with what is allowed."""
+        for allowed in self.allowed:
+            if same_kind(value, allowed):
+                return allowed
+        if not self.allowed and isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return value
+        wanted = f"one of {show(self.allowed)}" if self.allowed else f"an integer from {self.low} to {self.high}"
+        raise UserError(f"option '{name}' = {shorten(value)} of space '{space}' is not {wanted}")
+
+    def parse(self, name: str, text: str, space: str) -> Value:
+        """Return the value that a command line word stands for. Raises: UserError."""
+        for allowed in self.allowed:
+            if text.lower() == str(allowed).lower():
+                return allowed
+        try:
+            value: Any = int(text)
+        except ValueError:
+            value = text
+        return self.check(name, value, space)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One named list of decisions: the allowed values of every position.
+
+    `ordered` says that the values grow, so that a smallest and a largest exist. `default`, when there is one, stands for
+    a choice that a published index list leaves out. `codes` maps published integer codes to values (default: the index).
+    """
+
+    name: str
+    values: tuple[tuple[Value, ...], ...]
+    ordered: bool = False
+    default: Value | None = None
+    codes: FrozenDict = FrozenDict()
+
+    def check(self, given: Any, space: str) -> tuple[Value, ...]:
+        """Return the accepted values. Raises: UserError that names the choice, the position and what is allowed."""
+        if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+            raise UserError(f"choice '{self.name}' of space '{space}' must be a list of {len(self.values)} values, "
+                            f"got {shorten(given)}")
+        if len(given) != len(self.values):
+            raise UserError(f"choice '{self.name}' has {len(given)} values, space '{space}' needs {len(self.values)}")
+        accepted = []
+        for position, (value, allowed) in enumerate(zip(given, self.values, strict=True)):
+            match = [candidate for candidate in allowed if same_kind(value, candidate)]
+            if not match:
+                raise UserError(f"choice '{self.name}'[{position}] = {shorten(value)} is not one of {show(allowed)} "
+                                f"in space '{space}'")
+            accepted.append(match[0])
+        return tuple(accepted)
+
+    def decode(self, codes: Any, space: str) -> tuple[Value, ...]:
+        """Return the values that a published list of integer codes stands for. Raises: UserError."""
+        if isinstance(codes, str) or not isinstance(codes, Sequence) or len(codes) != len(self.values):
+            length = f" of length {len(codes)}" if isinstance(codes, Sequence) else ""
+            raise UserError(f"choice '{self.name}' of space '{space}' needs a list of {len(self.values)} indices, "
+                            f"got {shorten(codes)}{length}")
+        values = []
+        for position, (code, allowed) in enumerate(zip(codes, self.values, strict=True)):
+            table: Mapping[int, Value] = self.codes or dict(enumerate(allowed))
+            if not isinstance(code, int) or isinstance(code, bool) or table.get(code) not in allowed:
+                legal = [index for index, value in table.items() if value in allowed]
+                raise UserError(f"index '{self.name}'[{position}] = {shorten(code)} is not one of {show(legal)} "
+                                f"in space '{space}'")
+            values.append(table[code])
+        return tuple(values)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One additive part of the cost: the layers whose `unit` is `name`, decided by these (choice, position) pairs only."""
+
+    name: str
+    positions: tuple[tuple[str, int], ...]

@@ -1,0 +1,72 @@
+"""The compiled depthwise convolution: MXNet's function and gradients; without a compiler nothing changes but the speed."""
+
+import numpy as np
+import pytest
+from mxnet import autograd, nd
+
+from oneshot_nas.blocks import depthwise
+from oneshot_nas.blocks.block import OpBlock
+from oneshot_nas.plan import ShuffleUnit
+
+compiled = pytest.mark.skipif(not depthwise.available(), reason="no C++ compiler on this machine: the plain operator is used")
+
+
+def run(function, x, weight, top):
+    x.attach_grad()
+    weight.attach_grad()
+    with autograd.record():
+        y = function(x, weight)
+    y.backward(top)
+    return [array.asnumpy() for array in (y, x.grad, weight.grad)]
+
+
+@compiled
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (14, 9), (56, 56)])
+def test_outputs_and_gradients_are_mxnets(kernel, size):
+    rng = np.random.default_rng(0)
+    x, weight, top = (nd.array(rng.normal(size=shape)) for shape in ((3, 10, *size), (10, 1, kernel, kernel), (3, 10, *size)))
+    settings = {"kernel": (kernel,) * 2, "pad": (kernel // 2,) * 2, "num_filter": 10, "num_group": 10, "no_bias": True}
+    plain = run(lambda a, w: nd.Convolution(a, w, **settings), x, weight, top)
+    ours = run(lambda a, w: getattr(nd, depthwise.NAME)(a, w, kernel=kernel), x, weight, top)
+    for expected, found in zip(plain, ours, strict=True):
+        assert abs(expected - found).max() < 1e-5 * max(abs(expected).max(), 1)
+
+
+@compiled
+def test_gradients_of_a_block_accumulate_when_asked():
+    """MXNet tells a loaded operator nothing of grad_req 'add'; blocks copy the weight first, and the copy's gradient adds."""
+    block = OpBlock(ShuffleUnit(16, 16, 16, 5, 1), "unit")
+    block.initialize()
+    view = block.view(block.op)
+    view.fast = True
+    view.hybridize()
+    weight = block.parameter("dw.weight")
+    found = []
+    for request, times in (("write", 1), ("add", 2)):
+        block.collect_params().setattr("grad_req", request)
+        for parameter in block.collect_params().values():
+            if "running" in parameter.name:
+                parameter.grad_req = "null"
+        for _ in range(times):
+            with autograd.record():
+                y = view(nd.arange(2 * 16 * 36).reshape((2, 16, 6, 6)) % 7)
+            y.backward(nd.arange(y.size).reshape(y.shape) % 5)
+        found.append(weight.grad().asnumpy())
+    np.testing.assert_allclose(2 * found[0], found[1], rtol=1e-5)
+    assert abs(found[0]).max() > 0
+
+
+def test_without_a_compiler_the_plain_operator_is_used(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    depthwise.available.cache_clear()
+    assert depthwise.available() is False
+    monkeypatch.setenv("CXX", "false")
+    depthwise.available.cache_clear()
+    assert depthwise.available() is False
+    assert "using MXNet's own operator" in capsys.readouterr().err
+    monkeypatch.setenv("ONESHOT_NAS_PLAIN", "1")
+    depthwise.available.cache_clear()
+    assert depthwise.available() is False
+    depthwise.available.cache_clear()
