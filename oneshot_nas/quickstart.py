@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", default="runs/quickstart", help="folder for everything (default: %(default)s)")
     parser.add_argument("--budget", type=int, default=40, help="architectures the search evaluates (default: %(default)s)")
     parser.add_argument("--population", type=int, default=10, help="architectures of one generation (default: %(default)s)")
-    parser.add_argument("--flops", default=":2.5M", help="FLOPs limit LO:HI of the search (default: %(default)s)")
+    parser.add_argument("--flops", default=":3M", help="FLOPs limit LO:HI of the search (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data split, training and search (default: %(default)s)")
     given = parser.parse_args(arguments)
     out = Path(given.out)

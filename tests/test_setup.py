@@ -279,15 +279,20 @@ def test_scripts_explain_themselves(checkout, script):
 
 
 def test_threads_follow_the_usable_cores_and_leave_the_users_choice(monkeypatch):
-    for name in (*oneshot_nas.threads.VARIABLES, oneshot_nas.threads.OURS):
+    for name in oneshot_nas.threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(oneshot_nas.threads.OURS + name, raising=False)
     monkeypatch.delitem(sys.modules, "mxnet", raising=False)
     monkeypatch.setattr(oneshot_nas.threads, "usable_cores", lambda: 6)
     assert configure_threads(processes=4)["OMP_NUM_THREADS"] == {"value": "1", "set_by": "oneshot_nas"}
     assert configure_threads()["OMP_NUM_THREADS"] == {"value": "1", "set_by": "oneshot_nas"}
     assert configure_threads()["OMP_WAIT_POLICY"] == {"value": None, "set_by": None}
+    assert configure_threads()["GOMP_SPINCOUNT"] == {"value": "20000", "set_by": "oneshot_nas"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert configure_threads()["OMP_NUM_THREADS"] == {"value": "3", "set_by": "user"}
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert configure_threads()["GOMP_SPINCOUNT"]["value"] is None
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setitem(sys.modules, "mxnet", sys)
     assert configure_threads()["OMP_NUM_THREADS"]["value"] is None

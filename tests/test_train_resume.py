@@ -21,10 +21,11 @@ from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.loop import train
 
 MIXED = {"label_smoothing": 0.1, "mixup_alpha": 0.2, "mixup_off_epochs": 1}
+SGD = {"name": "sgd", "lr": 0.1, "clip": 1}
 CASES = {
     "supernet on two devices": lambda data: tiny.narrow_supernet(data, epochs=4, contexts=2, validate_every=2, loss=MIXED),
-    "fixed network on three": lambda data: tiny.fixed(data, epochs=4, contexts=3, batch_size=12, loss=MIXED),
-    "GluonCV model on two": lambda data: tiny.gluoncv(data, epochs=4, contexts=2, optimizer={"name": "sgd", "lr": 0.02, "clip": 1.0}),
+    "fixed network on three": lambda data: tiny.fixed(data, epochs=3, contexts=3, batch_size=12, loss=MIXED),
+    "GluonCV model on two": lambda data: tiny.gluoncv(data, epochs=4, contexts=2, optimizer=SGD),
 }
 
 
@@ -82,17 +83,18 @@ def break_at(monkeypatch, owner, name, call, after=False):
 
 
 SEAMS = [  # (owner, function, which call, after it); each run goes on where the one before broke
-    (loop, "run_step", 2, False), (loop, "run_step", 7, True), (loop, "append_metrics", 1, False), (loop, "append_metrics", 1, True),
+    (loop, "run_step", 2, False), (loop, "run_step", 7, True),
+    (loop, "append_metrics", 1, False), (loop, "append_metrics", 1, True),
     (checkpoint, "write_params", 1, True), (checkpoint, "save_arrays", 4, False), (checkpoint, "write_json", 1, False),
     (checkpoint, "write_json", 1, True), (checkpoint, "save_checkpoint", 1, True),
 ]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_run_that_breaks_at_every_seam_in_turn_ends_as_an_uninterrupted_one(name, data, uninterrupted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "seams"), [*zip(CASES, (SEAMS[::2], SEAMS[1::3], SEAMS), strict=True)])
+def test_a_run_that_breaks_at_every_seam_ends_as_an_uninterrupted_one(name, seams, data, uninterrupted, tmp_path, monkeypatch):
     recipe = CASES[name](data)
     breaks = 0
-    for seam in SEAMS:
+    for seam in seams:
         with monkeypatch.context() as patch:
             break_at(patch, *seam)
             try:
@@ -100,7 +102,7 @@ def test_a_run_that_breaks_at_every_seam_in_turn_ends_as_an_uninterrupted_one(na
             except Killed:
                 breaks += 1
     train(recipe, tmp_path, quiet)
-    assert breaks == len(SEAMS)
+    assert breaks == len(seams)
     assert result(tmp_path) == uninterrupted(name)
 
 
@@ -133,14 +135,14 @@ def test_kill_9_at_random_moments_changes_nothing(data, uninterrupted, tmp_path)
 
 def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(data, tmp_path):
     root = Path(__file__).parent.parent
-    command = [sys.executable, str(root / "train_imagenet.py"), "--model", "mobilenetv2_0.25", "--use-rec", "--rec-train", f"{data}/train.rec",
-               "--rec-val", f"{data}/val.rec", "--input-size", "16", "--batch-size", "8", "--num-epochs", "300", "--augment", "none",
-               "--lr", "0.001", "--save-dir", "run"]  # fmt: skip
+    flags = (f"--model mobilenetv2_0.25 --use-rec --rec-train {data}/train.rec --rec-val {data}/val.rec --input-size 16 "
+             "--batch-size 8 --num-epochs 300 --augment none --lr 0.001 --save-dir run")
+    command = [sys.executable, str(root / "train_imagenet.py"), *flags.split()]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while "epoch 1/" not in process.stderr.readline():
+        while "epoch 2/" not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted; state saved, the same command resumes" and "Traceback" not in errors
     saved = json.loads((tmp_path / "run/checkpoint/latest.json").read_text())
@@ -160,31 +162,29 @@ def files_of_at_most(size):
 
 
 @pytest.mark.parametrize("part", ["weights", "weights but for the last byte", "optimizer", "description"])
-def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint(part, data, uninterrupted, tmp_path, monkeypatch, capsys):
-    import train_imagenet
-
-    name = "fixed network on three"
+def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint(part, data, uninterrupted, tmp_path, monkeypatch):
+    name = "GluonCV model on two"
     recipe = CASES[name](data)
     real = checkpoint.save_checkpoint
 
     def save(folder, net, trainer, position, about):
         if position.epoch != 2:
             return real(folder, net, trainer, position, about)
-        whole = {file.name.split("-")[0]: file.stat().st_size for file in folder.iterdir() if not file.name.endswith(".json")}
+        whole = {file.name.split("-")[0]: file.stat().st_size for file in folder.glob("*[ms]")}
         sizes = {"weights": whole["weights"] // 2, "weights but for the last byte": whole["weights"] - 1,
-                 "optimizer": whole["optimizer"] - 1, "description": 600}
+                 "optimizer": whole["optimizer"] - 1, "description": 100}
         if part == "optimizer":  # the larger file comes first, so let it through
             monkeypatch.setattr(checkpoint, "write_params", lambda *_: None)
         with files_of_at_most(sizes[part]):
             return real(folder, net, trainer, position, about)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
-    with pytest.raises(WorkError, match="cannot write .*epoch|cannot write .*000[12].*; the previous file, if any, is unchanged"):
+    with pytest.raises(WorkError, match="cannot write .*-0002.*; the previous file, if any, is unchanged"):
         train(recipe, tmp_path, quiet)
     assert json.loads((tmp_path / "checkpoint/latest.json").read_text())["epoch"] == 1
     assert not list((tmp_path / "checkpoint").glob(".*"))  # no half-written files
     monkeypatch.undo()
-    assert train_imagenet.exit_code(lambda: train(recipe, tmp_path, quiet)) == 0
+    train(recipe, tmp_path, quiet)
     assert result(tmp_path) == uninterrupted(name)
 
 
@@ -206,40 +206,41 @@ def test_a_second_process_on_the_folder_is_refused(data, tmp_path):
 
 
 def test_exactly_one_pair_of_array_files_is_kept(data, tmp_path):
-    train(tiny.fixed(data, epochs=3), tmp_path, quiet)
+    train(tiny.gluoncv(data, epochs=3), tmp_path, quiet)
     assert sorted(os.listdir(tmp_path / "checkpoint")) == [
         "latest.json", "optimizer-0003.arrays", "weights-0003.params", "weights-0003.params.json"]
 
 
 def test_save_every_decides_no_number(data, tmp_path, monkeypatch):
-    train(tiny.fixed(data, epochs=3), tmp_path / "a", quiet)
+    train(tiny.gluoncv(data, epochs=3), tmp_path / "a", quiet)
     with monkeypatch.context() as patch:
         break_at(patch, loop, "append_metrics", 3)
         with pytest.raises(Killed):
-            train(tiny.fixed(data, epochs=3, save_every=2), tmp_path / "b", quiet)
+            train(tiny.gluoncv(data, epochs=3, save_every=2), tmp_path / "b", quiet)
     assert json.loads((tmp_path / "b/checkpoint/latest.json").read_text())["epoch"] == 2
-    train(tiny.fixed(data, epochs=3, save_every=5, input_threads=2, log_every=3), tmp_path / "b", quiet)  # these may change
+    train(tiny.gluoncv(data, epochs=3, save_every=5, input_threads=2, log_every=3), tmp_path / "b", quiet)  # these may change
     assert result(tmp_path / "a")[:2] == result(tmp_path / "b")[:2]
 
 
 def test_another_recipe_is_refused_once_something_is_saved_and_not_before(data, tmp_path):
     with pytest.raises(UserError, match="asked for"):  # cannot start: leaves nothing that would have to be kept
-        train(tiny.fixed(data, epochs=1, device="gpu"), tmp_path, quiet)
-    train(tiny.fixed(data, epochs=1), tmp_path, quiet)
+        train(tiny.gluoncv(data, epochs=1, device="gpu"), tmp_path, quiet)
+    train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
     with pytest.raises(UserError, match="epochs: 1 -> 2.*give the same recipe to resume it, or another folder"):
-        train(tiny.fixed(data, epochs=2), tmp_path, quiet)
+        train(tiny.gluoncv(data, epochs=2), tmp_path, quiet)
 
 
-def test_a_finished_run_stays_as_it_is(data, uninterrupted, tmp_path):
-    name = "supernet on two devices"
-    first = train(CASES[name](data), tmp_path, quiet)
-    assert train(CASES[name](data), tmp_path, quiet) == first
-    assert result(tmp_path) == uninterrupted(name)
-    assert json.loads((tmp_path / "supernet.json").read_text())["epoch"] == 4
+def test_a_finished_run_stays_as_it_is(data, tmp_path):
+    recipe = tiny.narrow_supernet(data, epochs=1)
+    first = train(recipe, tmp_path, quiet)
+    files = result(tmp_path)
+    assert train(recipe, tmp_path, quiet) == first
+    assert result(tmp_path) == files
+    assert json.loads((tmp_path / "supernet.json").read_text())["epoch"] == 1
 
 
 def test_a_metrics_line_that_a_kill_cut_off_is_written_again(data, tmp_path, monkeypatch):
-    recipe = tiny.fixed(data)
+    recipe = tiny.gluoncv(data)
     with monkeypatch.context() as patch:
         break_at(patch, checkpoint, "save_checkpoint", 2)
         with pytest.raises(Killed):
@@ -283,13 +284,13 @@ class Trap:
 
 def test_a_pickled_optimizer_state_is_refused_by_name_and_never_read(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train(tiny.fixed(data, epochs=1), "run", quiet)
+    train(tiny.gluoncv(data, epochs=1), "run", quiet)
     weights = str(tmp_path / "run/checkpoint/weights-0001.params")
     for protocol in (2, 5):
         Path("trainer.states").write_bytes(pickle.dumps({0: Trap()}, protocol))
         start = start_of({"weights": weights, "optimizer": str(tmp_path / "trainer.states")})
         with pytest.raises(UserError, match="trainer.states is a pickle, as Gluon's .states files are"):
-            train(tiny.fixed(data).model_copy(update={"start": start}), "other", quiet)
+            train(tiny.gluoncv(data).model_copy(update={"start": start}), "other", quiet)
     assert not Path("trap-was-sprung").exists()
 
 
@@ -303,11 +304,11 @@ def test_a_pickled_optimizer_state_is_refused_by_name_and_never_read(data, tmp_p
     ("latest", lambda raw: raw[:-9], "is not valid JSON"),
 ])
 def test_a_damaged_checkpoint_is_named(name, damage, words, data, tmp_path):
-    train(tiny.fixed(data, epochs=1), tmp_path, quiet)
+    train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
     (path,) = (path for path in (tmp_path / "checkpoint").glob(f"{name}*") if not path.name.endswith(".params.json"))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=f"{path.name}.* {words}"):
-        train(tiny.fixed(data, epochs=1), tmp_path, quiet)
+        train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
 
 
 def test_weights_and_optimizer_state_of_another_network_are_refused(data, tmp_path):

@@ -56,5 +56,5 @@ def fixed(data: Path, **changes) -> Recipe:
 
 
 def gluoncv(data: Path, **changes) -> Recipe:
-    """The recipe of a GluonCV model."""
-    return recipe(data, model="mobilenetv2_0.25", options={"input_size": SIZE}, **changes)
+    """The recipe of a GluonCV model, the quickest of all."""
+    return recipe(data, model="cifar_resnet20_v1", options={"input_size": SIZE}, **changes)

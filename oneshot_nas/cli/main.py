@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.threads import configure_threads
 
 PROGRAM = "oneshot-nas"
 UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
@@ -158,4 +159,5 @@ def _tell(line: str, code: int) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    configure_threads()  # before any command imports MXNet
     sys.exit(run(sys.argv[1:]))

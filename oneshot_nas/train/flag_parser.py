@@ -136,7 +136,8 @@ def parser() -> Parser:
     add("--cs-warm-up", switch=True, help="smaller scales join epoch by epoch from then on")
     add("--ignore-first-two-cs", switch=True, help="never the scales 0.2 and 0.4")
     add("--train-constraint-method", choices=("", "random", "evolution"), default="",
-        help="train inside limits: random is rejection, evolution strolls through them evenly; begins when all scales are open")
+        help="how to keep the limits: random (the usual one) is rejection, evolution strolls through them evenly; both begin when "
+             "all scales are open")
     add("--train-upper-constraints", default="", metavar="flops-330-params-5.0", help="upper limits in millions, 0 for none")
     add("--train-bottom-constraints", default="", metavar="flops-190-params-2.8", help="lower limits in millions, 0 for none")
     add("--flop-param-method", choices=("lookup_table", "symbol"), default="lookup_table",

@@ -130,9 +130,11 @@ def _sampler(args: Namespace) -> dict[str, Any]:
     upper = _limits(args.train_upper_constraints, "--train-upper-constraints")
     bottom = _limits(args.train_bottom_constraints, "--train-bottom-constraints")
     limited = any((*upper, *bottom))
-    if limited != bool(args.train_constraint_method):
-        raise UserError("limits need both --train-constraint-method random|evolution and --train-upper-constraints or "
+    if args.train_constraint_method and not limited:
+        raise UserError(f"--train-constraint-method {args.train_constraint_method} needs --train-upper-constraints or "
                         "--train-bottom-constraints, such as flops-330-params-5.0")
+    if limited and not args.train_constraint_method:
+        sampler["name"] = "box"  # the predecessor's published script names no method
     for name, low, high in zip(("flops", "params"), bottom, upper, strict=True):
         if low or high:
             sampler[name] = f"{low}M:{f'{high}M' if high else ''}"

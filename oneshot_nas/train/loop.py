@@ -95,6 +95,8 @@ class _Loop:
         self.loss.hybridize()
         saved = checkpoint.load_checkpoint(self.run_folder.checkpoint, job.net, self.trainer, job.contexts)
         self.position = saved or self._start()
+        if self.position.epoch and len(job.contexts) > 1:  # the kvstore copies device 0 to the others at its first use: now, when
+            self.trainer.allreduce_grads()  # they are equal, not after the first step, when running statistics differ
         job.refresh()
         self.best = self.position.state.get("best", {})
 
