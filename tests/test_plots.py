@@ -404,7 +404,7 @@ def test_a_search_kept_elsewhere_is_found(tmp_path, searches, capsys):
     url = sqlite_url(searches / "copy" / "study.db")
     assert cli(["plot", str(tmp_path), "--storage", url, "--study", "other"]) == 2
     assert "holds no study 'other'" in capsys.readouterr().err
-    save_record(RunFolder(tmp_path), "oneshot-nas search ...", {}, url, "search")  # an --out beside a shared history
+    save_record(RunFolder(tmp_path), {"storage": url, "study": "search"})  # an --out beside a shared history
     assert cli(["plot", str(tmp_path)]) == 0
     assert (tmp_path / "plots" / "search.png").exists()
 

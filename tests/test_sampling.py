@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from oneshot_nas.train.sampling import BIN_DRAWS, at_least, describe, make_sampl
 
 SPACE = get_space("spos_shufflenet")
 SE_SPACE = get_space("spos_shufflenet", se=True, tail="pooled")  # the one whose box the predecessor strolled through
-BOX = {"flops": "190M:330M", "params": "2.8M:5M", "rule": "oneshot-mxnet"}
+BOX: dict[str, Any] = {"flops": "190M:330M", "params": "2.8M:5M", "rule": "oneshot-mxnet"}
 SAMPLERS = {
     "uniform": Sampler(),
     "late channels": Sampler(first_channel_epoch=3),
@@ -114,8 +115,8 @@ def test_bins_are_hit_uniformly_though_uniform_draws_are_not():
     blocks = get_space("spos_shufflenet").restrict({"scale": [(1.0,)] * 20})  # official SPOS: blocks only, edge bins are rare
     found = {}
     for name in ("uniform", "bins"):
-        flops = [cost(arch).flops for arch in draws(make_sampler(blocks, SAMPLERS[name], 0), 1, 350)]
-        found[name], _ = np.histogram(flops, bins=7, range=(290e6, 360e6))
+        costs = [cost(arch).flops for arch in draws(make_sampler(blocks, SAMPLERS[name], 0), 1, 350)]
+        found[name], _ = np.histogram(costs, bins=7, range=(290e6, 360e6))
     assert found["uniform"][0] < 5 and found["uniform"][-1] < 10
     assert found["bins"].sum() > 345 and found["bins"].min() > 25
 
@@ -131,8 +132,8 @@ def test_an_empty_bin_takes_the_nearest_of_its_draws():
 
 def small_space():
     """72 architectures: two blocks and one scale free."""
-    blocks = [("shuffle3",)] * 20
-    scales = [(1.0,)] * 20
+    blocks: list[tuple] = [("shuffle3",)] * 20
+    scales: list[tuple] = [(1.0,)] * 20
     blocks[0], blocks[9] = ("shuffle3", "shuffle7", "xception"), ("shuffle3", "shuffle5", "xception")
     scales[5] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.4, 1.6, 2.0)
     return SPACE.restrict({"block": blocks, "scale": scales})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from oneshot_nas.blocks.tracer import Tensor, Tracer
 from oneshot_nas.plan import Chain, Op, ShuffleUnit, ShuffleXception
@@ -24,10 +25,22 @@ def shuffle_unit(tracer: Tracer, op: ShuffleUnit, x: Tensor) -> Tensor:
         half = op.in_channels // 2
         first, second = F.slice_axis(x, axis=1, begin=0, end=half), F.slice_axis(x, axis=1, begin=half, end=None)
     out = F.concat(first, tracer.run("main", second), dim=1)
-    return tracer.run("join", out) if op.split == "contiguous" else out
+    if op.split == "contiguous":
+        out = tracer.run("join", out)
+    return _plain(F, out) if op.split == "contiguous" or op.by_pass % 16 else out
 
 
-def _even_odd(F, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+def _plain(F: Any, x: Tensor) -> Tensor:
+    """The same values; in the backward pass the gradient arrives in MXNet's own memory order.
+
+    Without it oneDNN hands a gradient in blocks of 16 channels to the backward pass of concat and reshape, which fail where
+    the halves are no multiple of 16 ("could not construct a sub-memory", MXNet 1.9.1). The backward pass of a slice knows no
+    blocks and works out of place.
+    """
+    return F.slice_axis(x, axis=1, begin=0, end=None)
+
+
+def _even_odd(F: Any, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """The even-numbered and the odd-numbered channels of x (N, C, H, W), as two arrays (N, C/2, H, W)."""
     pairs = F.reshape(x, (0, channels // 2, 2, -1))
     template = F.slice_axis(x, axis=1, begin=0, end=channels // 2)

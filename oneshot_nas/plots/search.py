@@ -48,8 +48,8 @@ def evaluated(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def best_of(candidates: Sequence[Candidate], objective: Objective = TOP1) -> Candidate:
-    """The candidate with the highest objective, the first of equals. Raises: UserError when there is none."""
-    return max(evaluated(candidates), key=lambda candidate: (objective.fitness(candidate), -candidate.index))
+    """The best candidate, of equals the cheapest. Raises: UserError when there is none."""
+    return min(evaluated(candidates), key=objective.order)
 
 
 @styled

@@ -17,8 +17,8 @@ Reevaluate = Callable[[Arch, int], Mapping[str, float]]
 
 
 def ranking(task: SearchTask, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with scores, best first; equal ones in the order of their index."""
-    return sorted((c for c in candidates if c.ok), key=lambda c: (-task.objective.fitness(c), c.index))
+    """The candidates with scores, best first; see `Objective.order`."""
+    return sorted((c for c in candidates if c.ok), key=task.objective.order)
 
 
 def measure_noise(task: SearchTask, candidates: Sequence[Candidate], reevaluate: Reevaluate, top: int = 3,

@@ -45,6 +45,10 @@ class Objective:
         """The number to maximise, of a candidate that was evaluated."""
         return self.of(candidate.scores)
 
+    def order(self, candidate: Candidate) -> tuple[float, int, int, int]:
+        """Sorts candidates best first: by fitness, equal ones by fewer FLOPs, fewer parameters, earlier index."""
+        return -self.fitness(candidate), candidate.cost.flops, candidate.cost.params, candidate.index
+
 
 OBJECTIVES = {"top1": Objective(), "micronet": Objective("micronet", micronet_weight=0.1)}
 
@@ -105,7 +109,7 @@ class SearchTask:
         if not self.stages:
             return self.space
         usable = [c for c in history if c.ok] if stage else []
-        base = max(usable, key=lambda c: (self.objective.fitness(c), -c.index)).arch if usable else self._base()
+        base = min(usable, key=self.objective.order).arch if usable else self._base()
         return self.space.freeze(base, self.stages[stage])
 
     def _base(self) -> Arch:

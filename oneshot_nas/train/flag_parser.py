@@ -71,7 +71,8 @@ def parser() -> Parser:
     add("--batch-norm", switch=True, help="batch normalisation in GluonCV's vgg")
     add("--use-gn", switch=True, help="group normalisation in GluonCV models that take a norm_layer")
     add("--last-gamma", switch=True, help="gamma 0 in the last BatchNorm of each residual block of GluonCV's resnets")
-    add("--use-se", switch=True, help=f"squeeze-excite: {SUPERNET}, {FIXED} and GluonCV's resnext")
+    add("--use-se", switch=True,
+        help=f"squeeze-excite in {SUPERNET} and {FIXED}; GluonCV's gated networks have own names, such as se_resnext50_32x4d")
     add("--last-conv-after-pooling", switch=True, help=f"MobileNetV3 tail of {SUPERNET} and {FIXED}")
     add("--channels-layout", choices=tuple(LAYOUTS),
         help=f"stage widths of {SUPERNET} and {FIXED}; OneShot unless given, small is for 32x32")
@@ -136,8 +137,8 @@ def parser() -> Parser:
     add("--cs-warm-up", switch=True, help="smaller scales join epoch by epoch from then on")
     add("--ignore-first-two-cs", switch=True, help="never the scales 0.2 and 0.4")
     add("--train-constraint-method", choices=("", "random", "evolution"), default="",
-        help="how to keep the limits: random (the usual one) is rejection, evolution strolls through them evenly; both begin when "
-             "all scales are open")
+        help="how to keep the limits: random (the usual one) is rejection, evolution strolls through them evenly; both begin "
+             "when all scales are open")
     add("--train-upper-constraints", default="", metavar="flops-330-params-5.0", help="upper limits in millions, 0 for none")
     add("--train-bottom-constraints", default="", metavar="flops-190-params-2.8", help="lower limits in millions, 0 for none")
     add("--flop-param-method", choices=("lookup_table", "symbol"), default="lookup_table",

@@ -52,8 +52,7 @@ ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "ignore_first_two_cs", "train_constraint_method",
                   "train_upper_constraints", "train_bottom_constraints", "calibration_images", "search_images")),
     ("arch", ("block_choices", "channel_choices")),
-    ("supernet or arch", ("channels_layout", "last_conv_after_pooling")),
-    ("supernet or arch or gluoncv", ("use_se",)),
+    ("supernet or arch", ("channels_layout", "last_conv_after_pooling", "use_se")),
     ("zoo or gluoncv", ("use_pretrained",)),
     ("gluoncv", ("batch_norm", "use_gn", "last_gamma")),
 )
@@ -96,7 +95,7 @@ def _model(args: Namespace) -> dict[str, Any]:
         options["classes"] = args.num_classes
     if kind in ("zoo", "gluoncv"):
         switches = {"pretrained": args.use_pretrained, "batch_norm": args.batch_norm, "use_gn": args.use_gn,
-                    "last_gamma": args.last_gamma, "use_se": args.use_se}
+                    "last_gamma": args.last_gamma}
         return {"model": args.model, "options": options | {name: True for name, on in switches.items() if on}}
     options |= {"se": args.use_se, "tail": "pooled" if args.last_conv_after_pooling else "conv",
                 "layout": LAYOUTS[args.channels_layout or "OneShot"], "classifier_bias": True}

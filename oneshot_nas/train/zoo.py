@@ -18,7 +18,7 @@ from oneshot_nas.model_zoo import get_model, list_models
 from oneshot_nas.train.checkpoint import shapes_differ
 
 # Options of GluonCV models beyond classes and input_size; each exists for some of its families only.
-GLUONCV_OPTIONS = ("pretrained", "last_gamma", "batch_norm", "use_se", "use_gn")
+GLUONCV_OPTIONS = ("pretrained", "last_gamma", "batch_norm", "use_gn")
 USUAL_SIZE = 224
 GROUPS = 32  # of GroupNorm (Wu and He, ECCV 2018)
 

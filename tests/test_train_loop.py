@@ -1,0 +1,347 @@
+"""The training loop and its parts: losses, steps, what a run writes, what it refuses, and what it warns about."""
+
+import json
+import math
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+import tiny
+from mxnet import autograd, nd
+from mxnet.gluon import nn
+
+from oneshot_nas.config import Optimizer, parse_recipe, read_recipe
+from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.train import checkpoint, loop
+from oneshot_nas.train.job import make_job
+from oneshot_nas.train.loop import train
+from oneshot_nas.train.step import CrossEntropy, mix, run_step, targets, trainer_of
+from oneshot_nas.train.zoo import zoo_network
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+def quiet(text):
+    pass
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+# --- the parts of a step ---
+
+
+def test_targets_are_smoothed_as_published():
+    expected = np.array([[0.025, 0.925, 0.025, 0.025], [0.925, 0.025, 0.025, 0.025]])
+    assert targets(nd.array([1, 0]), 4, 0.1).asnumpy() == pytest.approx(expected)
+    assert targets(nd.array([2]), 3, 0.0).asnumpy().tolist() == [[0, 0, 1]]
+
+
+def test_mixup_pairs_a_batch_with_its_reverse():
+    images, target = nd.array([[1.0], [2.0], [4.0]]), nd.array([[1, 0], [0, 1], [0, 1]])
+    mixed, both = mix(images, target, 0.75)
+    assert mixed.asnumpy().ravel().tolist() == [0.75 + 1, 2, 3 + 0.25]
+    assert both.asnumpy().tolist() == [[0.75, 0.25], [0, 1], [0.25, 0.75]]
+
+
+def test_cross_entropy_and_distillation_in_closed_form():
+    rng = np.random.default_rng(0)
+    logits, teacher, target = rng.normal(size=(5, 7)), rng.normal(size=(5, 7)), softmax(rng.normal(size=(5, 7)))
+    hard = -(target * np.log(softmax(logits))).sum(axis=1)
+    assert CrossEntropy()(nd.array(logits), nd.array(target)).asnumpy() == pytest.approx(hard, rel=1e-5)
+    soft = -(softmax(teacher / 3) * np.log(softmax(logits / 3))).sum(axis=1)
+    found = CrossEntropy(3.0, 0.3)(nd.array(logits), nd.array(target), nd.array(teacher)).asnumpy()
+    assert found == pytest.approx(0.7 * 9 * soft + 0.3 * hard, rel=1e-4)
+
+
+def small_net(contexts):
+    net = nn.HybridSequential(prefix="")
+    net.add(nn.Conv2D(4, 3, in_channels=3), nn.BatchNorm(in_channels=4), nn.Flatten(), nn.Dense(3, in_units=4 * 36))
+    mx.random.seed(1)
+    net.initialize(ctx=contexts)
+    return net
+
+
+def steps_of(scale, optimizer, count=3):
+    net = small_net([mx.cpu()])
+    trainer = trainer_of(net.collect_params(), optimizer)
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        shard = nd.array(rng.normal(size=(6, 3, 8, 8))), targets(nd.array(rng.integers(0, 3, 6)), 3, 0.1)
+        run_step(net, [shard], CrossEntropy(), trainer, 6, scale=scale)
+    return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+
+
+def test_the_loss_scale_of_float16_changes_nothing_but_the_range():
+    plain, scaled = (steps_of(scale, Optimizer(lr=0.1)) for scale in (1.0, 128.0))
+    assert all(np.array_equal(plain[name], scaled[name]) for name in plain)
+
+
+@pytest.mark.parametrize("no_wd", [True, False])
+def test_no_wd_spares_biases_gamma_and_beta(no_wd):
+    net = small_net([mx.cpu()])
+    trainer = trainer_of(net.collect_params(), Optimizer(lr=0.5, momentum=0, wd=0.1, no_wd=no_wd))
+    before = {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+    with autograd.record():
+        loss = net(nd.zeros((2, 3, 8, 8))).sum() * 0  # no gradient, so that decay alone moves weights
+    loss.backward()
+    trainer.step(1)
+    for name, parameter in net._collect_params_with_prefix().items():
+        decayed = name.endswith("weight") or (not no_wd and name.endswith(("bias", "gamma", "beta")))
+        if "running" not in name:
+            assert parameter.data().asnumpy() == pytest.approx(before[name] * (0.95 if decayed else 1), rel=1e-6), name
+
+
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_arrays_of_operators_that_were_not_sampled_stay_bit_by_bit(data, contexts, tmp_path):
+    recipe = tiny.supernet(data, contexts=contexts, epochs=1, epoch_images=16, allowed={"scale": [0.6, 2.0]},
+                           schedule={"mode": "constant"})
+    job = make_job(recipe, loop.open_source(recipe))
+    net = job.net
+    before = {name: [array.asnumpy() for array in p.list_data()] for name, p in net._collect_params_with_prefix().items()}
+    training = loop._Loop(recipe, loop.RunFolder(tmp_path), loop.open_source(recipe), job, quiet)
+    used: set[str] = set()
+
+    def forward(epoch, step, real=job.forward):
+        chosen = real(epoch, step)
+        assert job.space
+        used.update(layer.weights for layer in job.space.plan(sampled(recipe, job, epoch, step)).layers)
+        return chosen
+
+    job.forward = forward
+    training.prepare()
+    training._epoch(0)
+    for name, parameter in net._collect_params_with_prefix().items():
+        same = all(np.array_equal(a, b.asnumpy()) for a, b in zip(before[name], parameter.list_data(), strict=True))
+        if not any(name.startswith(f"{weights}.") for weights in used):
+            assert same, name
+        elif name.endswith("weight"):
+            assert not same, name
+    assert 0 < len(used) < 82 - 20
+
+
+def sampled(recipe, job, epoch, step):
+    from oneshot_nas.train.sampling import make_sampler
+
+    return make_sampler(job.space, recipe.sampler, recipe.seed)(epoch, step)[0]
+
+
+# --- what a run writes ---
+
+
+def test_a_run_folder_has_its_files_and_they_say_what_they_are(data, tmp_path):
+    log: list[str] = []
+    last = train(tiny.gluoncv(data, log_every=2), tmp_path, log.append)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock", "config.yaml", "log.txt", "metrics.jsonl", "checkpoint", "tensorboard", "result.json"}
+    assert lines(tmp_path)[-1] == last and {"epoch", "loss", "train_top1", "lr", "val_top1", "val_top5", "timing"} == set(last)
+    assert last["lr"] == pytest.approx(0, abs=1e-12)  # the last step reached the final learning rate
+    about = json.loads((tmp_path / "checkpoint/weights-0002.params.json").read_text())
+    assert (about["kind"], about["model"], about["classes"]) == ("network", "cifar_resnet20_v1", 4)
+    assert about["preprocessing"]["crop_ratio"] == 1.0  # images are stored at the input size
+    assert sum("step 2 of 6" in line for line in log) == 2 and sum("step 4 of 6" in line for line in log) == 2
+    assert [line.partition(" ")[2].partition(" ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()] == log
+    assert read_recipe(tmp_path / "config.yaml").data == str(data)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["kind"] == "training-result" and result["last"] == last and result["best"]["val_top1"] >= last["val_top1"]
+
+
+def test_weights_are_a_plain_save_parameters_file(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1, contexts=2), tmp_path, quiet)
+    from gluoncv.model_zoo import get_model
+
+    net = get_model("cifar_resnet20_v1", classes=4)
+    net.load_parameters(str(checkpoint.latest_weights(tmp_path / "checkpoint")))
+    assert net(nd.zeros((1, 3, 16, 16))).shape == (1, 4)
+
+
+def test_tensorboard_scalars_can_be_read(data, tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    train(tiny.gluoncv(data), tmp_path, quiet)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    raw, found = path.read_bytes(), {}
+    while raw:
+        size = int.from_bytes(raw[:8], "little")
+        event = Event.FromString(raw[12 : 12 + size])
+        found.update({(value.tag, event.step): value.simple_value for value in event.summary.value})
+        raw = raw[16 + size :]
+    for line in lines(tmp_path):
+        for name in ("loss", "val_top1"):
+            assert found[name, line["epoch"]] == pytest.approx(line[name])
+    assert ("images_per_second", 2) in found
+
+
+def test_paths_in_config_yaml_are_absolute_so_that_a_run_is_found_from_anywhere(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(data)
+    train(tiny.recipe(Path(), model="cifar_resnet20_v1", options={"input_size": 16}, epochs=1), tmp_path / "run", quiet)
+    assert read_recipe(tmp_path / "run/config.yaml").data == str(data)
+
+
+def test_training_learns(data, tmp_path):
+    recipe = tiny.gluoncv(data, epochs=12, augment={"kind": "none"}, validate_every=12)
+    last = train(recipe, tmp_path, quiet)
+    assert last["val_top1"] == 1.0 and last["train_top1"] > 0.9
+    assert [line["epoch"] for line in lines(tmp_path) if "val_top1" in line] == [12]
+
+
+@pytest.mark.parametrize(("changes", "steps"), [
+    ({}, 6), ({"epoch_images": 33}, 4), ({"epoch_images": 1000}, 6), ({"epoch_images": 3}, 1),
+    ({"epoch_share": 1 / 3}, 2), ({"epoch_share": 1 / 7}, 1), ({"epoch_share": 0.5, "epoch_images": 33}, 2),
+])
+def test_an_epoch_may_be_cut_short(data, changes, steps, tmp_path, monkeypatch):
+    calls = []
+
+    def step(*given, real=loop.run_step):
+        calls.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(loop, "run_step", step)
+    train(tiny.gluoncv(data, epochs=1, **changes), tmp_path, quiet)
+    assert len(calls) == steps
+
+
+def test_mean_std_and_crop_of_the_recipe_come_before_those_of_the_data(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1, mean=[1, 2, 3], std=[4, 5, 6], crop_ratio=0.8), tmp_path, quiet)
+    about = json.loads((tmp_path / "checkpoint/weights-0001.params.json").read_text())["preprocessing"]
+    assert (about["mean"], about["std"], about["crop_ratio"]) == ([1, 2, 3], [4, 5, 6], 0.8)
+
+
+def test_the_hold_out_fits_small_data_unless_the_recipe_says_how_many(data, tmp_path):
+    found = {}
+    for name, holdout in (("own", {}), ("given", {"calibration": 5, "validation": 7})):
+        train(tiny.narrow_supernet(data, epochs=1, holdout=holdout, epoch_images=8), tmp_path / name, quiet)
+        held = json.loads((tmp_path / name / "supernet.json").read_text())["holdout"]
+        found[name] = len(held["calibration"]), len(held["validation"])
+    assert found == {"own": (2, 4), "given": (5, 7)}  # of 48 images in 4 classes
+
+
+def test_a_teacher_teaches(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1), tmp_path / "teacher", quiet)
+    weights = str(checkpoint.latest_weights(tmp_path / "teacher/checkpoint"))
+    loss = {"teacher": "cifar_resnet20_v1", "teacher_params": weights, "temperature": 4, "hard_weight": 0.3}
+    with_teacher = train(tiny.gluoncv(data, epochs=1, loss=loss), tmp_path / "a", quiet)
+    without = train(tiny.gluoncv(data, epochs=1), tmp_path / "b", quiet)
+    assert with_teacher["loss"] > without["loss"] + 1  # T^2 times a cross entropy
+    with pytest.raises(UserError, match="needs weights for 4 classes: give them as loss.teacher_params"):
+        train(tiny.gluoncv(data, loss={**loss, "teacher_params": None}), tmp_path / "c", quiet)
+
+
+def test_start_weights_are_what_training_begins_with(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1), tmp_path / "first", quiet)
+    start = {"weights": str(checkpoint.latest_weights(tmp_path / "first/checkpoint"))}
+    train(tiny.gluoncv(data, epochs=1, start=start, optimizer={"lr": 1e-30, "wd": 0}), tmp_path / "second", quiet)
+    for name, array in nd.load(start["weights"]).items():
+        if "running" not in name:
+            found = nd.load(str(checkpoint.latest_weights(tmp_path / "second/checkpoint")))[name]
+            assert np.array_equal(array.asnumpy(), found.asnumpy())
+
+
+# --- what goes wrong ---
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_epoch_and_step(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1), tmp_path / "good", quiet)
+    start = {"weights": str(checkpoint.latest_weights(tmp_path / "good/checkpoint"))}
+    recipe = tiny.gluoncv(data, start=start, optimizer={"lr": 1e30}, schedule={"mode": "constant"})
+    with pytest.raises(WorkError, match="the loss became nan in epoch 1, step 6; what was saved before is kept in .*; start"):
+        train(recipe, tmp_path / "bad", quiet)
+    assert not (tmp_path / "bad/checkpoint").exists()
+
+
+def test_a_weight_that_is_no_number_is_found_though_relu_hides_it_from_the_loss(data, tmp_path, monkeypatch):
+    real = checkpoint.average_statistics
+
+    def spoil(net, contexts):
+        real(net, contexts)
+        if len(lines(tmp_path)) == 1:
+            net.collect_params()[next(iter(net.collect_params()))].data()[0, 0, 0, 0] = math.nan
+
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setattr(checkpoint, "average_statistics", spoil)
+    with pytest.raises(WorkError, match="'features.0.weight' and 0 other arrays are not finite after epoch 2, step 6"):
+        train(tiny.gluoncv(data, epochs=3), tmp_path, quiet)
+    assert json.loads((tmp_path / "checkpoint/latest.json").read_text())["epoch"] == 1
+
+
+def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHANCE_STEPS", 12)
+    noise = tiny.write_data(tmp_path / "noise", train=96, random_labels=True)
+    log: list[str] = []
+    train(tiny.gluoncv(noise, epochs=2, optimizer={"lr": 1e-9}), tmp_path / "run", log.append)
+    warnings = [line for line in log if line.startswith("warning: ")]
+    assert warnings and "training accuracy is 0." in warnings[0] and "chance is 0.2500; lower the lr" in warnings[0]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"optimiser": {}}, "unknown key 'optimiser'; allowed are"),
+    ({"records": {"train": "a.rec", "vall": "b.rec"}}, r"unknown key 'records.vall'; allowed are .*'train'"),
+    ({"start": {"weight": "a"}}, "start.weight"),
+    ({"epochs": 0}, "'epochs' = '0': Input should be greater than or equal to 1"),
+    ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr' = 'nan'"),
+    ({"seed": 2**31}, "'seed'"),
+    ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
+    ({"dtype": "float16"}, "needs device gpu"),
+    ({"start": {"weights": "a", "epoch": 2}}, "leaves nothing of 2 epochs"),
+    ({"epoch_share": 0}, "'epoch_share'"),
+    ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),
+    ({"allowed": {"block": ["shuffle3"]}}, "'allowed' narrows the space of a supernet"),
+])
+def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
+    with pytest.raises(UserError, match=words):
+        tiny.gluoncv(data, **change)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"device": "gpu"}, "1 GPUs are asked for, MXNet sees 0; train on the CPU"),
+    ({"options": {"classes": 3}}, "3 classes were asked for"),
+    ({"batch_size": 64}, "48 training images do not fill one batch of 64"),
+    ({"data": "nowhere"}, "no data set at "),
+    ({"data": None}, "no data set given"),
+    ({"model": "resnet18_v9"}, "no model 'resnet18_v9' in our zoo or GluonCV's; did you mean .*'resnet18_v1'"),
+    ({"model": "nasnet_4_1056"}, "has 2 outputs; what can be trained here has one"),
+    ({"model": "inceptionv3"}, r"cannot take images of 16x16 pixels \(kernel size .*\); give another input size, 299"),
+    ({"model": "simple_pose_resnet18_v1b"}, "GluonCV cannot build 'simple_pose_resnet18_v1b' as a classifier"),
+    ({"options": {"layout": "small"}}, "is GluonCV's and has no option 'layout'"),
+    ({"options": {"last_gamma": True}, "model": "mobilenetv2_0.25"}, r"with the options \('last_gamma'\): .*unexpected keyword"),
+    ({"model": "oneshot", "options": {"input_size": 16, "last_gamma": True}}, "unknown option .*last_gamma"),
+    ({"model": None, "space": "spos_shufflenet", "options": tiny.SPACE, "sampler": {"name": "box", "flops": "1:2"}}, "reachable"),
+])
+def test_what_cannot_be_trained_is_said_before_the_first_step(data, change, words, tmp_path):
+    content = tiny.gluoncv(data).model_dump(exclude_none=True) | change
+    content = {key: value for key, value in content.items() if value is not None}
+    with pytest.raises(UserError, match=words):
+        train(parse_recipe(content, (), None, "of a test"), tmp_path, quiet)
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_labels_beyond_the_classes_asked_for_are_named_and_more_classes_are_fine(data, tmp_path):
+    records = {"train": str(data / "train.rec"), "val": str(data / "val.rec")}
+    content = tiny.gluoncv(data, epochs=1).model_dump(exclude_none=True) | {"data": None, "records": records}
+    few = parse_recipe({**content, "options": {"input_size": 16, "classes": 3}}, (), None, "of a test")
+    with pytest.raises(UserError, match="record 3 .* has label 3, beyond the 3 classes"):
+        train(few, tmp_path / "few", quiet)
+    many = parse_recipe({**content, "options": {"input_size": 16, "classes": 6}}, (), None, "of a test")
+    train(many, tmp_path / "many", quiet)
+    assert json.loads((tmp_path / "many/checkpoint/weights-0001.params.json").read_text())["classes"] == 6
+
+
+@pytest.mark.parametrize("options", [{"use_gn": True, "last_gamma": True}, {"last_gamma": True}])
+def test_options_of_gluoncv_models(options):
+    net, arch, size = zoo_network("resnet50_v1b", 3, {"input_size": 32, **options}, [mx.cpu()])
+    assert (arch, size) == (None, 32) and net(nd.ones((2, 3, 32, 32))).shape == (2, 3)
+    gammas = [p.data().asnumpy() for name, p in net._collect_params_with_prefix().items() if name.endswith("bn3.gamma")]
+    assert len(gammas) == 16 and not any(gamma.any() for gamma in gammas)
+
+    with pytest.raises(UserError, match="no option 'use_se'"):  # GluonCV takes it, and forgets it
+        zoo_network("resnext50_32x4d", 3, {"use_se": True}, [mx.cpu()])
