@@ -195,6 +195,14 @@ def test_training_learns(data, tmp_path):
     assert [line["epoch"] for line in lines(tmp_path) if "val_top1" in line] == [12]
 
 
+def test_how_often_a_run_is_validated_decides_no_weight(data, tmp_path):
+    for often in (1, 3):
+        recipe = tiny.recipe(data, model="resnet18_v1b", options={"input_size": 16}, epochs=3, validate_every=often)
+        train(recipe, tmp_path / str(often), quiet)
+    often, seldom = ((tmp_path / run / "checkpoint/weights-0003.params").read_bytes() for run in "13")
+    assert often == seldom
+
+
 @pytest.mark.parametrize(("changes", "steps"), [
     ({}, 6), ({"epoch_images": 33}, 4), ({"epoch_images": 1000}, 6), ({"epoch_images": 3}, 1),
     ({"epoch_share": 1 / 3}, 2), ({"epoch_share": 1 / 7}, 1), ({"epoch_share": 0.5, "epoch_images": 33}, 2),

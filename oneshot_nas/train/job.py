@@ -187,7 +187,7 @@ def _fixed_job(recipe: Recipe, source: Source) -> Job:
     if arch is not None:
         found = cost(arch)
         summary += f" of '{arch.space}': {found.flops / 1e6:.2f} M multiply-adds, {found.params / 1e6:.3f} M parameters"
-    run.hybridize(static_alloc=True, static_shape=True)  # static_shape as well makes backward race in MXNet 1.9.1: runs differ, statistics are wrong
+    run.hybridize(static_alloc=True)  # with static_shape backward races in MXNet 1.9.1: runs differ, statistics are wrong
 
     about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
     about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
