@@ -351,5 +351,39 @@ def test_options_of_gluoncv_models(options):
     gammas = [p.data().asnumpy() for name, p in net._collect_params_with_prefix().items() if name.endswith("bn3.gamma")]
     assert len(gammas) == 16 and not any(gamma.any() for gamma in gammas)
 
+
+
+def test_pretrained_weights_are_copied_where_they_fit(monkeypatch):
+    import gluoncv.model_zoo as theirs
+
+    real, asked = theirs.get_model, []
+
+    def download(name, **options):
+        asked.append(options)
+        if not options.pop("pretrained", False):
+            return real(name, **options)
+        net = real(name, classes=10)
+        net.initialize(mx.init.One())
+        net(nd.zeros((1, 3, 16, 16)))
+        return net
+
+    monkeypatch.setattr(theirs, "get_model", download)
+    net, _, _ = zoo_network("cifar_resnet20_v1", 3, {"input_size": 16, "pretrained": True}, [mx.cpu(0), mx.cpu(1)])
+    assert net(nd.ones((1, 3, 16, 16), mx.cpu(1))).shape == (1, 3)
+    weights = {name: p.data(mx.cpu(1)).asnumpy() for name, p in net._collect_params_with_prefix().items()}
+    assert all((weights[name] == 1).all() for name in weights if name.endswith("weight") and "features" in name)
+    assert weights["output.weight"].shape == (3, 64) and not (weights["output.weight"] == 1).any()
+
+    def offline(name, **options):
+        if "pretrained" in options:
+            raise ConnectionError("no network")
+        return real(name, **options)
+
+    monkeypatch.setattr(theirs, "get_model", offline)
+    with pytest.raises(UserError, match="needs weights that cannot be downloaded here .*put them into ~/.mxnet/models"):
+        zoo_network("cifar_resnet20_v1", 10, {"input_size": 16, "pretrained": True}, [mx.cpu()])
+
+
+def test_an_option_that_gluoncv_would_forget_is_refused():
     with pytest.raises(UserError, match="no option 'use_se'"):  # GluonCV takes it, and forgets it
         zoo_network("resnext50_32x4d", 3, {"use_se": True}, [mx.cpu()])

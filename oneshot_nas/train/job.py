@@ -220,19 +220,23 @@ def _accuracy(recipe: Recipe, source: Source, net: Block, preprocessing: Preproc
     A copy, because MXNet (oneDNN) changes the memory layout of weights that it evaluates at a moment that timing decides;
     trained on, such weights gave another result each time.
     """
-    kept: list[Block] = []
+    kept: list[tuple[Block, Network | None]] = []
 
     def validate() -> dict[str, float]:
         if not source.counts["val"]:
             return {}
         if not kept:
-            kept.append(_fixed_network(recipe, class_count(recipe, source), [context])[0])
-        copy, mine = kept[0], net._collect_params_with_prefix()
+            copy = _fixed_network(recipe, class_count(recipe, source), [context])[0]
+            kept.append((copy, _fast_view(copy, recipe)))
+        copy, view = kept[0]
+        mine = net._collect_params_with_prefix()
         for name, parameter in copy._collect_params_with_prefix().items():
             parameter.set_data(mine[name].list_data()[0])
-        loader = val_loader(source, batch_size=recipe.batch_size, preprocessing=preprocessing, threads=recipe.input_threads)
-        run = _fast_view(copy, recipe) or copy
+        if view is not None:
+            view.refresh()
+        run = copy if view is None else view
         run.hybridize(static_alloc=True)
+        loader = val_loader(source, batch_size=recipe.batch_size, preprocessing=preprocessing, threads=recipe.input_threads)
         return accuracy_of(run, loader, context, recipe.dtype)
 
     return validate

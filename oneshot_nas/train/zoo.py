@@ -31,7 +31,7 @@ def zoo_network(name: str, classes: int, options: Mapping[str, Any], contexts: l
     options = {key: value for key, value in options.items() if key != "classes"}
     pretrained = bool(options.pop("pretrained", False))
     if name in list_models():
-        net = get_model(name, pretrained, contexts, classes=classes, **options)
+        net = get_model(name, pretrained=pretrained, ctx=contexts, classes=classes, **options)
         if not pretrained:
             net.initialize(ctx=contexts)
         return net, net.arch, int(net.arch.options["input_size"])
