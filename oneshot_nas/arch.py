@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import VERSION, parse_json, read_text
-from oneshot_nas.values import Choice, FrozenDict, Option, Unit, Value, same_kind, shorten, show
+from oneshot_nas.values import Choice, FrozenDict, Option, Setting, Unit, Value, same_kind, shorten, show
 
 if TYPE_CHECKING:
     from oneshot_nas.plan import Plan
@@ -296,10 +296,10 @@ def option_table(name: str) -> dict[str, Option]:
     return importlib.import_module(f"oneshot_nas.spaces.{name}").OPTIONS
 
 
-def parse_options(name: str, words: Iterable[str]) -> dict[str, Value]:
+def parse_options(name: str, words: Iterable[str]) -> dict[str, Setting]:
     """Return the options of ``key=value`` words, as a command line has them. Raises: UserError."""
     table = option_table(name)
-    options: dict[str, Value] = {}
+    options: dict[str, Setting] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:

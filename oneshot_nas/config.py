@@ -20,7 +20,7 @@ from oneshot_nas.values import same_kind, show
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
 
 
-Values = dict[str, bool | int | float | str]
+Values = dict[str, bool | int | float | str | tuple[int, ...]]
 
 
 class Section(BaseModel):

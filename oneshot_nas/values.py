@@ -8,7 +8,8 @@ from typing import Any
 
 from oneshot_nas.errors import UserError
 
-Value = bool | int | float | str
+Value = bool | int | float | str  # of a decision
+Setting = Value | tuple[int, ...]  # of an option
 MAX_SHOWN = 12
 
 
@@ -52,30 +53,40 @@ def shorten(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """One variant setting: the values of `allowed`, or any integer in [low, high] when `allowed` is empty."""
+    """One variant setting: the values of `allowed`, or any integer in [low, high] when `allowed` is empty.
 
-    default: Value
+    With `many` it is a list of such integers that grow; an empty list stands for the space's own.
+    """
+
+    default: Setting
     allowed: tuple[Value, ...] = ()
     low: int = 1
     high: int = 1
+    many: bool = False
 
-    def check(self, name: str, value: Any, space: str) -> Value:
+    def check(self, name: str, value: Any, space: str) -> Setting:
         """Return the accepted value. Raises: UserError with what is allowed."""
         for allowed in self.allowed:
             if same_kind(value, allowed):
                 return allowed
-        if not self.allowed and isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+        if self.many and isinstance(value, list | tuple) and all(map(self._fits, value)) and list(value) == sorted(set(value)):
+            return tuple(value)
+        if not self.allowed and not self.many and self._fits(value):
             return value
-        wanted = f"one of {show(self.allowed)}" if self.allowed else f"an integer from {self.low} to {self.high}"
+        one = f"one of {show(self.allowed)}" if self.allowed else f"an integer from {self.low} to {self.high}"
+        wanted = f"a list of growing numbers, each {one}" if self.many else one
         raise UserError(f"option '{name}' = {shorten(value)} of space '{space}' is not {wanted}")
 
-    def parse(self, name: str, text: str, space: str) -> Value:
-        """Return the value that a command line word stands for. Raises: UserError."""
+    def _fits(self, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def parse(self, name: str, text: str, space: str) -> Setting:
+        """Return the value that a command line word stands for; a list has commas. Raises: UserError."""
         for allowed in self.allowed:
             if text.lower() == str(allowed).lower():
                 return allowed
         try:
-            value: Any = int(text)
+            value: Any = [int(word) for word in text.split(",")] if self.many else int(text)
         except ValueError:
             value = text
         return self.check(name, value, space)

@@ -8,20 +8,8 @@ from mxnet import autograd, nd
 from oneshot_nas.blocks import block as block_module
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import activate
-from oneshot_nas.plan import (
-    ACTIVATIONS,
-    Activation,
-    BatchNorm,
-    Chain,
-    Conv,
-    Dense,
-    Dropout,
-    GlobalPool,
-    ShuffleUnit,
-    ShuffleXception,
-    SqueezeExcite,
-    largest,
-)
+from oneshot_nas.ops import Chain, ShuffleUnit, ShuffleXception, largest
+from oneshot_nas.primitives import ACTIVATIONS, Activation, BatchNorm, Conv, Dense, Dropout, GlobalPool, SqueezeExcite
 
 RNG = np.random.default_rng(0)
 

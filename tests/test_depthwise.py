@@ -6,7 +6,7 @@ from mxnet import autograd, nd
 
 from oneshot_nas.blocks import depthwise
 from oneshot_nas.blocks.block import OpBlock
-from oneshot_nas.plan import ShuffleUnit
+from oneshot_nas.ops import ShuffleUnit
 
 compiled = pytest.mark.skipif(not depthwise.available(), reason="no C++ compiler on this machine: the plain operator is used")
 

@@ -14,7 +14,8 @@ from oneshot_nas.errors import UserError
 from oneshot_nas.nets import supernet as supernet_module
 from oneshot_nas.nets.inherit import inherit
 from oneshot_nas.nets.supernet import Supernet
-from oneshot_nas.plan import Dropout, ShuffleUnit
+from oneshot_nas.ops import ShuffleUnit
+from oneshot_nas.primitives import Dropout
 from oneshot_nas.train.step import make_trainer
 
 SPACE = get_space("spos_shufflenet", layout="small", stem_stride=2, last_channels=64, input_size=32, classes=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ from mxnet.gluon import HybridBlock, Parameter
 
 from oneshot_nas.blocks.joins import JOINS
 from oneshot_nas.blocks.tracer import Tensor, Tracer
-from oneshot_nas.plan import BatchNorm, Conv, Dense, Op, largest
+from oneshot_nas.ops import Op, largest
+from oneshot_nas.primitives import BatchNorm, Conv, Dense
 
 PAD = 16  # physical widths are multiples of this: oneDNN is several times slower on other widths (CPU)
 
@@ -35,7 +37,7 @@ class OpBlock(HybridBlock):
         self.physical = op if owner is None else op.padded(PAD)
         self.stored_shapes = stored.parameters()
         self.private: list[str] = []
-        for key, shape in stored.parameters().items():
+        for key, shape in op.parameters().items():
             self._adopt(key, self._new(key, shape, initial(op, key)) if owner is None else owner.parameter(key))
         for key, shape in self.physical.statistics().items():
             if owner is not None and not private_statistics and stored.statistics()[key] == shape == op.statistics()[key]:
@@ -66,9 +68,8 @@ class OpBlock(HybridBlock):
         if largest(self.op, op) != self.op:
             raise ValueError(f"{op} is not contained in {self.op}")
         block = OpBlock(op, self.prefix[:-1], owner=self, private_statistics=private_statistics)
-        contexts = next(iter(self._reg_params.values())).list_ctx()
         for key in block.private:
-            block.parameter(key).initialize(ctx=contexts)
+            block.parameter(key).initialize(ctx=self.parameter(key).list_ctx())
         block.pull_statistics()
         return block
 
@@ -111,7 +112,9 @@ def initial(op: Op, key: str) -> mx.init.Initializer:
         return mx.init.Zero()
     if isinstance(primitive, BatchNorm):
         return mx.init.Constant(primitive.gamma if what == "gamma" else primitive.beta)
-    if isinstance(primitive, Conv):
-        return mx.init.Normal(1 / primitive.weight_shape[1] if primitive.std is None else primitive.std)
-    assert isinstance(primitive, Dense)
-    return mx.init.Normal(primitive.std)
+    assert isinstance(primitive, Conv | Dense)
+    outputs, inputs, *kernel = primitive.parameters()[key]
+    area = math.prod(kernel)
+    rules = {"normal_in": mx.init.Normal(1 / inputs), "he_out": mx.init.Normal(math.sqrt(2 / (area * outputs))),
+             "uniform_in": mx.init.Uniform(1 / math.sqrt(area * inputs))}
+    return rules[primitive.init] if isinstance(primitive.init, str) else mx.init.Normal(primitive.init)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oneshot_nas.blocks.tracer import Tensor, Tracer
-from oneshot_nas.plan import Chain, Op, ShuffleUnit, ShuffleXception
+from oneshot_nas.ops import Chain, MBConv, Op, ShuffleUnit, ShuffleXception, Skip
 
 
 def chain(tracer: Tracer, op: Chain, x: Tensor) -> Tensor:
@@ -30,6 +30,19 @@ def shuffle_unit(tracer: Tracer, op: ShuffleUnit, x: Tensor) -> Tensor:
     return _plain(F, out) if op.split == "contiguous" or op.by_pass % 16 else out
 
 
+def mbconv(tracer: Tracer, op: MBConv, x: Tensor) -> Tensor:
+    """Main branch plus shortcut."""
+    out = tracer.run("main", x)
+    if op.shortcut == "none":
+        return out
+    return tracer.drop(out, op.drop_connect, axes=(1, 2, 3)) + tracer.run("shortcut", x)
+
+
+def skip(tracer: Tracer, op: Skip, x: Tensor) -> Tensor:
+    """The input itself; as a copy, because a graph's output must not be its input."""
+    return tracer.F.identity(x)
+
+
 def _plain(F: Any, x: Tensor) -> Tensor:
     """The same values; in the backward pass the gradient arrives in MXNet's own memory order.
 
@@ -48,4 +61,6 @@ def _even_odd(F: Any, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     return even, odd
 
 
-JOINS: dict[type[Op], Callable[..., Tensor]] = {Chain: chain, ShuffleUnit: shuffle_unit, ShuffleXception: shuffle_unit}
+JOINS: dict[type[Op], Callable[..., Tensor]] = {
+    Chain: chain, ShuffleUnit: shuffle_unit, ShuffleXception: shuffle_unit, MBConv: mbconv, Skip: skip,
+}

@@ -13,16 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 from oneshot_nas.blocks import depthwise
-from oneshot_nas.plan import (
+from oneshot_nas.blocks.resize import resize
+from oneshot_nas.ops import Branch, Op
+from oneshot_nas.primitives import (
     Activation,
+    AveragePool,
     BatchNorm,
-    Branch,
     Conv,
     Dense,
     Dropout,
     GlobalPool,
-    Op,
     Primitive,
+    Resize,
     Shuffle,
     SqueezeExcite,
 )
@@ -103,6 +105,10 @@ class Tracer:
             *arguments, kernel=(actual.kernel,) * 2, stride=(actual.stride,) * 2, pad=(pad, pad), num_filter=actual.out_channels,
             num_group=actual.groups, no_bias=bias is None)
 
+    def drop(self, x: Tensor, rate: float, axes: tuple[int, ...]) -> Tensor:
+        """Dropout in training, one decision for all of `axes`; calibration and inference leave `x` as it is."""
+        return self.F.Dropout(x, p=rate, axes=axes) if rate and self.mode == "normal" else x
+
     def batch_norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm) -> Tensor:
         """BatchNorm in the mode of this trace."""
         F, name = self.F, primitive.name
@@ -163,8 +169,16 @@ def _pool(tracer: Tracer, x: Tensor, primitive: GlobalPool, actual: GlobalPool) 
     return tracer.F.Pooling(x, kernel=(1, 1), pool_type="avg", global_pool=True)
 
 
+def _average_pool(tracer: Tracer, x: Tensor, primitive: AveragePool, actual: AveragePool) -> Tensor:
+    return tracer.F.Pooling(x, kernel=(2, 2), stride=(2, 2), pad=(primitive.pad,) * 2, pool_type="avg", count_include_pad=True)
+
+
 def _dropout(tracer: Tracer, x: Tensor, primitive: Dropout, actual: Dropout) -> Tensor:
-    return x if tracer.mode != "normal" else tracer.F.Dropout(x, p=primitive.rate)
+    return tracer.drop(x, primitive.rate, axes=())
+
+
+def _resize(tracer: Tracer, x: Tensor, primitive: Resize, actual: Resize) -> Tensor:
+    return resize(tracer.F, x, primitive.source, primitive.size)
 
 
 def _squeeze_excite(tracer: Tracer, x: Tensor, primitive: SqueezeExcite, actual: SqueezeExcite) -> Tensor:
@@ -187,5 +201,5 @@ def _batch_norm(tracer: Tracer, x: Tensor, primitive: BatchNorm, actual: BatchNo
 
 _APPLY: dict[type[Primitive], Callable] = {
     Conv: _conv, BatchNorm: _batch_norm, Activation: _activation, GlobalPool: _pool, Dropout: _dropout, Dense: _dense,
-    SqueezeExcite: _squeeze_excite, Shuffle: _shuffle,
+    SqueezeExcite: _squeeze_excite, Shuffle: _shuffle, AveragePool: _average_pool, Resize: _resize,
 }

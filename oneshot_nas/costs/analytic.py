@@ -5,7 +5,7 @@
 | macs | multiply-adds of convolutions and dense layers |
 | oneshot-mxnet | macs + biases + input elements of global pools |
 | oneshot-mxnet-full | oneshot-mxnet + 3 per BatchNorm element + 1 per ReLU element |
-| mmrazor | convolution macs and biases, dense weights, 2 per BatchNorm element, 1 per ReLU element, pool input elements |
+| mmrazor | convolution macs and biases, dense weights, 2 per BatchNorm element, 1 per ReLU element, input elements of all pools |
 | abs-lut | macs, but a dense layer as (2 in - 1) out |
 
 Parameters are all trainable numbers under every rule. `micronet` is the score of the MicroNet challenge 2019.
@@ -20,15 +20,15 @@ from math import prod
 
 from oneshot_nas.arch import Arch, show, space_of
 from oneshot_nas.errors import UserError
-from oneshot_nas.plan import (
+from oneshot_nas.ops import Op
+from oneshot_nas.plan import Layer, Plan
+from oneshot_nas.primitives import (
     Activation,
+    AveragePool,
     BatchNorm,
     Conv,
     Dense,
     GlobalPool,
-    Layer,
-    Op,
-    Plan,
     Primitive,
     Shape,
     Shuffle,
@@ -77,6 +77,8 @@ def _mmrazor(primitive: Primitive, given: Shape, out: Shape) -> int:
         return primitive.in_features * primitive.out_features
     if isinstance(primitive, BatchNorm):
         return 2 * prod(given)
+    if isinstance(primitive, AveragePool):
+        return prod(given)
     return _relu(primitive, out) + _oneshot_mxnet(primitive, given, out)
 
 

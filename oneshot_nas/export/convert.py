@@ -19,7 +19,8 @@ import numpy as np
 from oneshot_nas.arch import Arch, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import atomic_path, write_params
-from oneshot_nas.plan import BatchNorm, Dense, Layer, Primitive
+from oneshot_nas.plan import Layer
+from oneshot_nas.primitives import BatchNorm, Dense, Primitive
 
 Arrays = Mapping[str, np.ndarray]
 FORMATS = ("megvii-spos",)

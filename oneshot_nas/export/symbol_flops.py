@@ -147,7 +147,8 @@ IGNORED: dict[str, str] = {operator: reason for reason, operators in {
         depth_to_space space_to_depth Cast amp_cast amp_multicast _copy BlockGrad""",
     "one elementary operation per element, which no rule counts": """elemwise_add elemwise_sub elemwise_mul elemwise_div add_n
         broadcast_add broadcast_sub broadcast_mul broadcast_div _plus_scalar _minus_scalar _rminus_scalar _mul_scalar _div_scalar
-        _rdiv_scalar _maximum_scalar _minimum_scalar broadcast_maximum broadcast_minimum negative square sqrt abs sum""",
+        _rdiv_scalar _maximum_scalar _minimum_scalar broadcast_maximum broadcast_minimum negative square sqrt abs sum
+        _lesser_scalar _lesser_equal_scalar _greater_scalar _greater_equal_scalar""",
     "an activation that no rule counts": """LeakyReLU sigmoid hard_sigmoid tanh softsign erf exp softmax log_softmax
         SoftmaxActivation SoftmaxOutput""",
     "does nothing at inference": "Dropout _identity_with_attr_like_rhs",
@@ -217,7 +218,7 @@ def count_symbol(symbol: mx.sym.Symbol | str | os.PathLike, input_shape: Shape =
     for node in walk(symbol, shape, data_name):
         fresh = {source.name: source.output for source in node.arguments if source.name not in seen | auxiliary}
         seen.update(fresh)
-        state = "counted" if node.operator in COUNTED else "ignored" if node.operator in IGNORED else "unknown"
+        state = _state(node)
         rows.append(Row(node.name, node.operator, node.inputs[0] if node.inputs else (), node.output,
                         {key: node.attrs[key] for key in SHOWN if key in node.attrs},
                         COUNTED[node.operator](node, charges) if state == "counted" else 0,
@@ -226,6 +227,17 @@ def count_symbol(symbol: mx.sym.Symbol | str | os.PathLike, input_shape: Shape =
     for line in describe_unknown(cost):
         warnings.warn(line, UnknownOperator, stacklevel=2)
     return cost
+
+
+def _state(node: Node) -> str:
+    if node.operator == "dot" and any(map(_constant, node.sources)):
+        return "ignored"  # a product with a matrix that the graph itself computes: resizing by interpolation
+    return "counted" if node.operator in COUNTED else "ignored" if node.operator in IGNORED else "unknown"
+
+
+def _constant(node: Node) -> bool:
+    """Whether a node depends on no variable."""
+    return node.operator != "null" and all(map(_constant, node.sources))
 
 
 def describe_unknown(cost: SymbolCost) -> list[str]:

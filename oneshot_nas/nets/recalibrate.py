@@ -22,7 +22,7 @@ from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
-from oneshot_nas.plan import BatchNorm
+from oneshot_nas.primitives import BatchNorm
 
 METHODS = ("population", "cumulative")
 

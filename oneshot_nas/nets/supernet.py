@@ -14,7 +14,8 @@ from oneshot_nas.blocks import depthwise
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
 from oneshot_nas.nets.fixed import Network
-from oneshot_nas.plan import Layer, Op, largest
+from oneshot_nas.ops import Op, largest
+from oneshot_nas.plan import Layer
 
 MAX_VIEWS = 2048  # training views kept; the least recently used goes first
 
@@ -173,5 +174,5 @@ class Supernet(Block):
 
 def _fast(owner: OpBlock) -> bool:
     """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed."""
-    context = next(iter(owner._reg_params.values())).list_ctx()[0]
-    return context.device_type == "cpu" and depthwise.available()
+    parameters = owner._reg_params.values()
+    return all(p.list_ctx()[0].device_type == "cpu" for p in parameters) and bool(parameters) and depthwise.available()

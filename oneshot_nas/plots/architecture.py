@@ -13,8 +13,10 @@ from matplotlib.patches import Rectangle
 
 from oneshot_nas.arch import Arch, Space, option_table, space_of
 from oneshot_nas.costs.analytic import cost, layer_costs
-from oneshot_nas.plan import Chain, Conv, Dense, GlobalPool, Layer, Op, Plan, Primitive, SqueezeExcite
+from oneshot_nas.ops import Chain, Op
+from oneshot_nas.plan import Layer, Plan
 from oneshot_nas.plots.style import BAND, COLOURS, GREY, INK, PALE, flops_label, millions, styled
+from oneshot_nas.primitives import Conv, Dense, GlobalPool, Primitive, SqueezeExcite
 
 ROW, TOP, BOTTOM, RIGHT = 0.25, 1.0, 0.55, 0.15  # inches
 WIDTHS, SHARES, GAP = 3.0, 1.9, 0.25  # inches of the two bar panels and between panels

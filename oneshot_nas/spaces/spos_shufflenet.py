@@ -10,21 +10,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from oneshot_nas.arch import Choice, Option, Unit, Value
-from oneshot_nas.plan import (
+from oneshot_nas.ops import Chain, Op, ShuffleUnit, ShuffleXception
+from oneshot_nas.plan import Plan, chain_layers
+from oneshot_nas.primitives import (
     Activation,
     BatchNorm,
-    Chain,
     Conv,
     Dense,
     Dropout,
     GlobalPool,
-    Op,
-    Plan,
     Primitive,
-    ShuffleUnit,
-    ShuffleXception,
     SqueezeExcite,
-    chain_layers,
     round_up,
 )
 
@@ -96,7 +92,7 @@ def _entries(options: Mapping[str, Value], choices: Mapping[str, tuple]) -> Iter
     layout = LAYOUTS[str(options["layout"])]
     se = bool(options["se"])
     yield "stem", Chain(3, (
-        Conv("conv", 3, STEM, 3, int(options["stem_stride"]), std=0.01), BatchNorm("bn", STEM, beta=1e-4),
+        Conv("conv", 3, STEM, 3, int(options["stem_stride"]), init=0.01), BatchNorm("bn", STEM, beta=1e-4),
         Activation("hswish" if se else "relu"))), "", ""
     names = iter(block_names())
     decided = zip(choices["block"], choices["scale"], strict=True)
@@ -126,12 +122,12 @@ def _head(options: Mapping[str, Value], channels: int) -> tuple[Primitive, ...]:
     activation = Activation("hswish" if se else "relu")
     tail: tuple[Primitive, ...]
     if options["tail"] == "pooled":  # MobileNetV3 style: pool first, then 1x1 with bias and without BatchNorm
-        tail = (GlobalPool(), Conv("conv", channels, last, bias=True, std=0.01), activation)
+        tail = (GlobalPool(), Conv("conv", channels, last, bias=True, init=0.01), activation)
     elif se:  # ShuffleNetV2+ style: three quarters of the width before pooling, a gate, the rest after it
         narrow = round_up(last * 3 // 4, 8)
         tail = (
             Conv("conv", channels, narrow), BatchNorm("bn", narrow, beta=1e-4), activation, GlobalPool(),
-            SqueezeExcite("se", narrow, round_up(narrow // 4, 8)), Conv("mix", narrow, last, bias=True, std=0.01), activation,
+            SqueezeExcite("se", narrow, round_up(narrow // 4, 8)), Conv("mix", narrow, last, bias=True, init=0.01), activation,
         )
     else:
         tail = (Conv("conv", channels, last), BatchNorm("bn", last, beta=1e-4), activation, GlobalPool())

@@ -81,7 +81,7 @@ def contexts_of(recipe: Recipe) -> list:
 
 def asked_classes(recipe: Recipe) -> int | None:
     """The number of classes that the recipe or its architecture names, None when the data set decides."""
-    asked = recipe.options.get("classes") or ((recipe.arch or {}).get("options") or {}).get("classes")
+    asked: Any = recipe.options.get("classes") or ((recipe.arch or {}).get("options") or {}).get("classes")
     return None if asked is None else int(asked)
 
 
