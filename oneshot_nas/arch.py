@@ -46,7 +46,7 @@ class Arch:
         """The object of interface ``arch.json``: space, all options, choices as lists."""
         return {
             "space": self.space,
-            "options": dict(self.options),
+            "options": {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()},
             "choices": {name: list(values) for name, values in self.choices.items()},
         }
 
@@ -187,8 +187,11 @@ class Space:
                 raise UserError(f"the architecture has option '{name}' = {shorten(arch.options.get(name))}, expected {value!r}")
         return self.arch(arch.choices)
 
-    def from_indices(self, indices: Any) -> Arch:
-        """Return the architecture of published index lists, one list per choice. Raises: UserError."""
+    def from_indices(self, indices: Any, order: str | None = None) -> Arch:
+        """Return the architecture of published index lists, one list per choice; `order` names what its codes mean where
+        several orders are published (`Choice.orders`). Raises: UserError.
+        """
+        self._check_order(order)
         if not isinstance(indices, Mapping):
             raise UserError(f"indices must be an object with the lists {show(c.name for c in self.choices)}")
         for name in indices:
@@ -196,13 +199,25 @@ class Space:
         values = {}
         for choice in self.choices:
             if choice.name in indices:
-                values[choice.name] = choice.decode(indices[choice.name], self.name)
+                values[choice.name] = choice.decode(indices[choice.name], self.name, order)
             elif choice.default is not None:
                 values[choice.name] = (choice.default,) * len(choice.values)
             else:
                 raise UserError(f"index list '{choice.name}' is missing; space '{self.name}' needs {len(choice.values)} "
                                 "indices for it")
         return self.arch(values)
+
+    def to_indices(self, arch: Arch, order: str | None = None) -> dict[str, list[int]]:
+        """The published index lists of an architecture, the inverse of `from_indices`. Raises: UserError."""
+        self._check_order(order)
+        values = self.check(arch).choices
+        return {choice.name: choice.encode(values[choice.name], order) for choice in self.choices}
+
+    def _check_order(self, order: str | None) -> None:
+        known = list(dict.fromkeys(name for choice in self.choices for name in choice.orders))
+        if order is not None and order not in known:
+            raise UserError(f"space '{self.name}' has no index order {shorten(order)}; "
+                            f"{f'it has {show(known)}' if known else 'it has one only, name none'}")
 
     def encode(self, arch: Arch) -> tuple[int, ...]:
         """The index of every decision among its allowed values, in the order of `positions`."""

@@ -97,14 +97,15 @@ class Choice:
     """One named list of decisions: the allowed values of every position.
 
     `ordered` says that the values grow, so that a smallest and a largest exist. `default`, when there is one, stands for
-    a choice that a published index list leaves out. `codes` maps published integer codes to values (default: the index).
+    a choice that a published index list leaves out. `orders` maps the name of a published order to its {integer code: value};
+    the first one is meant where none is named, and without any a code is the index among the allowed values.
     """
 
     name: str
     values: tuple[tuple[Value, ...], ...]
     ordered: bool = False
     default: Value | None = None
-    codes: FrozenDict = FrozenDict()
+    orders: FrozenDict = FrozenDict()
 
     def check(self, given: Any, space: str) -> tuple[Value, ...]:
         """Return the accepted values. Raises: UserError that names the choice, the position and what is allowed."""
@@ -122,7 +123,7 @@ class Choice:
             accepted.append(match[0])
         return tuple(accepted)
 
-    def decode(self, codes: Any, space: str) -> tuple[Value, ...]:
+    def decode(self, codes: Any, space: str, order: str | None = None) -> tuple[Value, ...]:
         """Return the values that a published list of integer codes stands for. Raises: UserError."""
         if isinstance(codes, str) or not isinstance(codes, Sequence) or len(codes) != len(self.values):
             length = f" of length {len(codes)}" if isinstance(codes, Sequence) else ""
@@ -130,13 +131,22 @@ class Choice:
                             f"got {shorten(codes)}{length}")
         values = []
         for position, (code, allowed) in enumerate(zip(codes, self.values, strict=True)):
-            table: Mapping[int, Value] = self.codes or dict(enumerate(allowed))
+            table = self._codes(allowed, order)
             if not isinstance(code, int) or isinstance(code, bool) or table.get(code) not in allowed:
                 legal = [index for index, value in table.items() if value in allowed]
                 raise UserError(f"index '{self.name}'[{position}] = {shorten(code)} is not one of {show(legal)} "
                                 f"in space '{space}'")
             values.append(table[code])
         return tuple(values)
+
+    def encode(self, values: Sequence[Value], order: str | None = None) -> list[int]:
+        """The inverse of `decode`, for values that are allowed."""
+        tables = (self._codes(allowed, order) for allowed in self.values)
+        return [{value: code for code, value in table.items()}[given] for table, given in zip(tables, values, strict=True)]
+
+    def _codes(self, allowed: tuple[Value, ...], order: str | None) -> Mapping[int, Value]:
+        """Code -> value at a position, in the named order or else the first one."""
+        return self.orders.get(order) or next(iter(self.orders.values()), None) or dict(enumerate(allowed))
 
 
 @dataclass(frozen=True)

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from oneshot_nas.arch import get_space, list_spaces, parse_options, shorten
+from oneshot_nas.arch import get_space, list_spaces, parse_options, read_arch_file, shorten, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json
 from oneshot_nas.model_zoo import list_models, published
 
 
 def command(
-    space: Annotated[str, typer.Argument(help="A search space, or the name of a published architecture.", metavar="SPACE")],
+    space: Annotated[str, typer.Argument(help="A search space, the name of a published architecture, or an arch.json.",
+                                         metavar="SPACE")],
     indices: Annotated[str | None, typer.Option(help='Index lists as JSON, such as {"block": [0, 0, 3, ...]}.')] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A space option; may be repeated.")] = None,
+    order: Annotated[str | None, typer.Option(help="What the indices mean where a space has several published orders of "
+                                              "operators: bnnas (the default) or mmrazor in proxyless_gpu.")] = None,
+    as_indices: Annotated[bool, typer.Option("--as-indices", help="Print the index lists instead.")] = False,
 ) -> None:
-    """Print an architecture as arch.json: from published index lists, or one of the model zoo.
+    """Print an architecture as arch.json, or as index lists: from published index lists, the model zoo or a file.
 
     Example:  oneshot-nas arch oneshot --option classes=10 > arch.json
 
     Example:  oneshot-nas arch spos_shufflenet --option se=true --indices '{"block": [0, 0, 3, 1, 1, 1, 0, 0, 2, 0, 2, 1, 1, 0, 2,
     0, 2, 1, 3, 2], "scale": [6, 5, 3, 5, 2, 6, 3, 4, 2, 5, 7, 5, 4, 6, 7, 4, 4, 5, 4, 3]}'
+
+    Example:  oneshot-nas arch bnnas --as-indices --order mmrazor
     """
     words = option or []
+    if (indices is not None and as_indices) or (order is not None and indices is None and not as_indices):
+        raise UserError("give --indices to read index lists or --as-indices to print them, and --order with either")
     if space in list_models():
         if indices is not None:
             raise UserError(f"'{space}' is a published architecture, it takes no --indices; leave them out or give a space")
@@ -33,8 +42,13 @@ def command(
     elif space in list_spaces():
         if indices is None:
             raise UserError(f"space '{space}' needs --indices; oneshot-nas spaces shows its choices")
-        arch = get_space(space, **parse_options(space, words)).from_indices(parse_json(indices, f"--indices {shorten(indices)}"))
+        arch = get_space(space, **parse_options(space, words)).from_indices(
+            parse_json(indices, f"--indices {shorten(indices)}"), order)
+    elif Path(space).is_file():
+        if indices is not None or words:
+            raise UserError(f"{shorten(space)} is an architecture already; it takes neither --indices nor --option")
+        arch = read_arch_file(space)
     else:
-        raise UserError(f"{shorten(space)} is neither a space ({', '.join(list_spaces())}) "
+        raise UserError(f"{shorten(space)} is neither a space ({', '.join(list_spaces())}) nor a file "
                         f"nor a published architecture ({', '.join(list_models())})")
-    typer.echo(json.dumps(arch.to_json()))
+    typer.echo(json.dumps(space_of(arch).to_indices(arch, order) if as_indices else arch.to_json()))
