@@ -1,1 +1,1 @@
-"""FLOPs and parameters of architectures: exact (`analytic`), vectorised (`table`), and limits on them (`limits`)."""
+"""FLOPs and parameters of architectures: exact (`analytic`), vectorised (`table`), limits (`limits`), the best (`exact`)."""

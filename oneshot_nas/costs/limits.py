@@ -1,4 +1,4 @@
-"""Limits on costs, in words, and unbiased sampling inside them."""
+"""Limits on costs, in words, and uniform sampling of the architectures inside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from oneshot_nas.arch import Arch, Space
-from oneshot_nas.costs.analytic import Cost
+from oneshot_nas.costs.analytic import Cost, check_rule
+from oneshot_nas.costs.draw import Window, count_within
 from oneshot_nas.costs.table import cost_table, random_indices, reachable
 from oneshot_nas.errors import UserError
 
@@ -16,7 +17,7 @@ Range = tuple[float, float]
 ANY: Range = (0, float("inf"))
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
 BATCH = 8192
-DRAWS = 4_000_000  # uniform draws before the limits count as too narrow
+DRAWS = 1_000_000  # draws before the limits count as too narrow
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,12 @@ def _number(text: str, name: str, whole: str) -> float:
     return float(match[1]) * UNITS[match[2].upper()]
 
 
+def parse_limits(flops: str | None, params: str | None, rule: str = "macs") -> Limits:
+    """Return the limits of two texts as `parse_range` has them, None for no limit. Raises: UserError."""
+    return Limits(ANY if flops is None else parse_range(flops, "FLOPs"),
+                  ANY if params is None else parse_range(params, "params"), check_rule(rule))
+
+
 def check_reachable(space: Space, limits: Limits) -> None:
     """Raise UserError that names the reachable range when no architecture can be inside the limits."""
     ranges = reachable(cost_table(space, limits.rule))
@@ -88,24 +95,41 @@ def check_reachable(space: Space, limits: Limits) -> None:
 def sample_within(space: Space, limits: Limits, rng: np.random.Generator, count: int) -> list[Arch]:
     """Return `count` architectures drawn uniformly among those inside the limits.
 
-    Method: rejection from the uniform distribution over the whole space, vectorised through the cost table, so the result
-    is unbiased; after `DRAWS` uniform draws per architecture it gives up. A pure function of the generator's state.
+    Method: draws from the exact distribution of the cost that is limited most (`oneshot_nas.costs.draw`); those whose other cost,
+    or whose true cost where the grid is coarse, is outside are drawn again. After `DRAWS` draws in vain it gives up. A pure
+    function of the generator's state.
 
     Raises: UserError that names the reachable range, or how many draws found nothing.
     """
     check_reachable(space, limits)
-    table = cost_table(space, limits.rule)
+    table, window = cost_table(space, limits.rule), _narrowest(space, limits)
     found: list[Arch] = []
-    drawn = 0
+    drawn, size = 0, max(1, min(count, BATCH))
     while len(found) < count:
-        indices = random_indices(space, rng, BATCH)
+        indices = random_indices(space, rng, size)
+        if window is not None:
+            window.fill(rng, indices)
         accepted = indices[limits.inside(*table(indices))][: count - len(found)]
         found += [space.decode(row) for row in accepted.tolist()]
-        drawn = 0 if len(accepted) else drawn + BATCH
+        drawn = 0 if len(accepted) else drawn + size
         if drawn >= DRAWS:
             least, most = reachable(table)[0]
             raise UserError(
-                f"none of {DRAWS:,} uniform draws from '{space.name}' met {limits}; reachable FLOPs are "
+                f"none of {drawn:,} draws from '{space.name}' met {limits}; reachable FLOPs are "
                 f"{human(least)}:{human(most)} (rule {limits.rule}), widen the limits"
             )
+        size = min(2 * size, BATCH)
     return found
+
+
+def _narrowest(space: Space, limits: Limits) -> Window | None:
+    """The architectures inside the limit that leaves fewer, None without limits. Raises: UserError when one leaves none."""
+    windows = []
+    for name, key, (low, high) in (("FLOPs", "flops", limits.flops), ("params", "params", limits.params)):
+        if (low, high) != ANY:
+            window = count_within(space, limits.rule, key, low, high)
+            if not window.count:
+                raise UserError(f"no architecture of '{space.name}' has {name} from {low:,.0f} to {high:,.0f}, a gap between "
+                                f"the values it can have (rule {limits.rule}); widen the limits")
+            windows.append(window)
+    return min(windows, key=lambda window: window.count, default=None)

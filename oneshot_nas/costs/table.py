@@ -6,14 +6,17 @@ The table is filled through the plan, so it cannot disagree with `oneshot_nas.co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
 
 from oneshot_nas.arch import Space
 from oneshot_nas.costs.analytic import Cost, check_rule, op_cost
+from oneshot_nas.costs.chain import Step, ahead, chain
+from oneshot_nas.plan import Layer
 
 CHUNK = 8192  # architectures looked up together, so that everything stays in the cache
 JOINED = 2048  # most entries of a joined table
@@ -32,6 +35,12 @@ class UnitTable:
     flops: np.ndarray
     params: np.ndarray
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many values each decision of `columns` has."""
+        sizes = (len(self.flops), *self.strides)
+        return tuple(sizes[place] // stride for place, stride in enumerate(self.strides))
+
     def joined(self, other: UnitTable) -> UnitTable:
         """One table for the decisions of both: half the look-ups, as long as it fits the cache."""
         size = len(other.flops)
@@ -49,6 +58,16 @@ class CostTable:
     fixed: Cost
     units: tuple[UnitTable, ...]
     lookups: tuple[UnitTable, ...]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The units as a chain, for sums over all architectures. Raises: WorkError where they share too many decisions."""
+        counts = {column: count for unit in self.units for column, count in zip(unit.columns, unit.counts, strict=True)}
+        return chain([unit.columns for unit in self.units], counts)
+
+    def weights(self, name: str) -> list[np.ndarray]:
+        """The 'flops' or 'params' of every transition of `steps`, int64 (transitions,) each."""
+        return [getattr(unit, name)[step.entry] for unit, step in zip(self.units, self.steps, strict=True)]
 
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return int64 arrays (flops, params) of shape (n,) for indices of shape (n, decisions), as of `Space.encode`."""
@@ -77,29 +96,44 @@ def _joined(units: list[UnitTable]) -> tuple[UnitTable, ...]:
     return tuple(lookups)
 
 
+@dataclass(frozen=True, eq=False)
+class UnitLayers:
+    """The layers of one unit for every combination of its decisions; `columns` and `strides` as in `UnitTable`."""
+
+    name: str
+    columns: tuple[int, ...]
+    strides: tuple[int, ...]
+    layers: tuple[tuple[Layer, ...], ...]
+
+
+def unit_layers(space: Space) -> Iterator[UnitLayers]:
+    """Yield what the decisions of every unit make of its layers, found by asking the plan."""
+    column_of = {(name, position): column for column, (name, position, _) in enumerate(space.positions)}
+    for unit in space.units:
+        columns = tuple(column_of[pair] for pair in unit.positions)
+        counts = [len(space.positions[column][2]) for column in columns]
+        layers = []
+        for combination in product(*map(range, counts)):
+            indices = [0] * len(space.positions)
+            for column, index in zip(columns, combination, strict=True):
+                indices[column] = index
+            layers.append(tuple(layer for layer in space.plan(space.decode(indices)).layers if layer.unit == unit.name))
+        strides = tuple(int(np.prod(counts[place + 1 :], dtype=np.int64)) for place in range(len(counts)))
+        yield UnitLayers(unit.name, columns, strides, tuple(layers))
+
+
 @lru_cache(maxsize=32)
 def cost_table(space: Space, rule: str = "macs") -> CostTable:
     """Return the cost table of a space; built in a fraction of a second and kept. Raises: UserError for an unknown rule."""
     check_rule(rule)
-    column_of = {(name, position): column for column, (name, position, _) in enumerate(space.positions)}
-    base = [0] * len(space.positions)
-    fixed = [layer for layer in space.plan(space.decode(base)).layers if not layer.unit]
+    fixed = [layer for layer in space.plan(space.decode([0] * len(space.positions))).layers if not layer.unit]
     costs = [op_cost(layer.op, layer.in_shape, rule) for layer in fixed]
     units = []
-    for unit in space.units:
-        columns = tuple(column_of[pair] for pair in unit.positions)
-        counts = [len(space.positions[column][2]) for column in columns]
-        flops, params = [], []
-        for combination in product(*map(range, counts)):
-            indices = list(base)
-            for column, index in zip(columns, combination, strict=True):
-                indices[column] = index
-            layers = [layer for layer in space.plan(space.decode(indices)).layers if layer.unit == unit.name]
-            found = [op_cost(layer.op, layer.in_shape, rule) for layer in layers]
-            flops.append(sum(c.flops for c in found))
-            params.append(sum(c.params for c in found))
-        strides = tuple(int(np.prod(counts[place + 1 :], dtype=np.int64)) for place in range(len(counts)))
-        units.append(UnitTable(unit.name, columns, strides, np.array(flops, np.int64), np.array(params, np.int64)))
+    for part in unit_layers(space):
+        found = [[op_cost(layer.op, layer.in_shape, rule) for layer in layers] for layers in part.layers]
+        units.append(UnitTable(part.name, part.columns, part.strides,
+                               np.array([sum(c.flops for c in each) for each in found], np.int64),
+                               np.array([sum(c.params for c in each) for each in found], np.int64)))
     return CostTable(rule, Cost(sum(c.flops for c in costs), sum(c.params for c in costs), rule), tuple(units), _joined(units))
 
 
@@ -110,13 +144,8 @@ def random_indices(space: Space, rng: np.random.Generator, count: int) -> np.nda
 
 
 def reachable(table: CostTable) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bounds ((least, most) flops, (least, most) params) that no architecture leaves.
-
-    They are reached exactly where units share no decision; otherwise they are outer bounds.
-    """
-    flops = [(int(unit.flops.min()), int(unit.flops.max())) for unit in table.units]
-    params = [(int(unit.params.min()), int(unit.params.max())) for unit in table.units]
-    return (
-        (table.fixed.flops + sum(low for low, _ in flops), table.fixed.flops + sum(high for _, high in flops)),
-        (table.fixed.params + sum(low for low, _ in params), table.fixed.params + sum(high for _, high in params)),
-    )
+    """The exact ((least, most) flops, (least, most) params) of all architectures, also where units share decisions."""
+    flops, params = (
+        [fixed + int(ahead(table.steps, table.weights(name), best)[0][0]) for best in (np.minimum, np.maximum)]
+        for name, fixed in (("flops", table.fixed.flops), ("params", table.fixed.params)))
+    return (flops[0], flops[1]), (params[0], params[1])
