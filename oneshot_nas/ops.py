@@ -83,6 +83,10 @@ class Op:
         """Name -> shape of every trainable array of the layer."""
         return {name: shape for branch in self.branches() for p in branch.chain for name, shape in p.parameters().items()}
 
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of the arrays that only a supernet has; see `Conv.matrices`. Costs count fixed networks."""
+        return {n: s for branch in self.branches() for p in branch.chain if isinstance(p, Conv) for n, s in p.matrices().items()}
+
     def statistics(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every running statistic of the layer."""
         return {n: s for b in self.branches() for p in b.chain if isinstance(p, BatchNorm) for n, s in p.statistics().items()}
@@ -219,7 +223,7 @@ class MBConv(Op):
       the widths differ (AttentiveNAS); `project` says that such a 1x1 belongs to the layer.
 
     `drop_connect` is the probability that training drops the main branch of an image. `last_gamma` is where the gamma of the
-    last BatchNorm starts.
+    last BatchNorm starts. `transform` gives the depthwise convolution of a supernet transformation matrices.
     """
 
     label: ClassVar[str] = "mbconv"
@@ -237,6 +241,7 @@ class MBConv(Op):
     drop_connect: float = 0.0
     last_gamma: float = 1.0
     init: str = "he_out"
+    transform: bool = False
 
     def branches(self) -> tuple[Branch, ...]:
         mid = self.mid_channels
@@ -244,8 +249,8 @@ class MBConv(Op):
         gate = (SqueezeExcite("se", mid, self.hidden, init=self.init),)
         main = Branch("main", self.in_channels, (
             *(first if self.expand else ()),
-            Conv("dw", mid, mid, self.kernel, self.stride, groups=mid, init=self.init), BatchNorm("bn2", mid),
-            Activation(self.activation),
+            Conv("dw", mid, mid, self.kernel, self.stride, groups=mid, init=self.init, transform=self.transform),
+            BatchNorm("bn2", mid), Activation(self.activation),
             *(gate if self.hidden else ()),
             Conv("project", mid, self.out_channels, init=self.init), BatchNorm("bn3", self.out_channels, gamma=self.last_gamma),
         ))

@@ -37,7 +37,8 @@ INITS = ("normal_in", "he_out", "uniform_in")
 class Conv(Primitive):
     """Square convolution, padded by ``kernel // 2``; weight (out, in / groups, kernel, kernel).
 
-    `init` says how weights start: one of `INITS`, or the standard deviation of a normal distribution.
+    `init` says how weights start: one of `INITS`, or the standard deviation of a normal distribution. With `transform` a
+    supernet has `matrices`, and a smaller kernel is the centre times a matrix; otherwise it is the centre itself.
     """
 
     name: str
@@ -48,6 +49,15 @@ class Conv(Primitive):
     groups: int = 1
     bias: bool = False
     init: str | float = "normal_in"
+    transform: bool = False
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Name -> shape of what turns this kernel into smaller ones, step by step: '7to5' (25, 25), '5to3' (9, 9).
+
+        Shared by all channels. Only a supernet has them (Once-for-All, section 3.3).
+        """
+        sizes = range(self.kernel, 3, -2) if self.transform else ()
+        return {f"{self.name}.{size}to{size - 2}": ((size - 2) ** 2, (size - 2) ** 2) for size in sizes}
 
     def out_shape(self, shape: Shape) -> Shape:
         return (self.out_channels, -(-shape[1] // self.stride), -(-shape[2] // self.stride))

@@ -21,24 +21,32 @@ PAD = 16  # physical widths are multiples of this: oneDNN is several times slowe
 class OpBlock(HybridBlock):
     """The op of one layer.
 
-    An owner (``OpBlock(op, name)``) holds every parameter of `op`. A view (``owner.view(op)``) computes a smaller op of the
-    same kind on slices of the owner's weights: gradients reach exactly the used corner. It computes at inner widths rounded
-    up to `PAD`, with zeros in the padding: same function, less time. Running statistics cannot be sliced in MXNet, so a view
-    has its own wherever its width differs; see `pull_statistics` and `push_statistics`.
+    An owner (``OpBlock(op, name)``) holds every parameter of `op`; a `shared` one, of a supernet, its matrices too. A view
+    (``owner.view(op)``) computes a smaller op of the same kind on slices of the owner's weights: gradients reach exactly the
+    used corner. It computes at inner widths rounded up to `PAD`, with zeros in the padding: same function, less time. Running
+    statistics cannot be sliced in MXNet, so a view has its own wherever its width differs; see `pull_statistics` and
+    `push_statistics`.
     """
 
-    def __init__(self, op: Op, name: str, owner: OpBlock | None = None, private_statistics: bool = False) -> None:
+    def __init__(self, op: Op, name: str, owner: OpBlock | None = None, private_statistics: bool = False,
+                 shared: bool = False) -> None:
         super().__init__(prefix=name.replace(".", "_") + "_")
         self.op = op
         self.fast = False  # see Tracer; set before the block is hybridized, for training on the CPU only
+        self.momentum: float | None = None  # of running statistics instead of the op's; set before the block is hybridized
         object.__setattr__(self, "owner", owner)  # not a child: Gluon must not see it
-        self.shared = owner is not None  # whether views slice these weights; the supernet sets it on its owners
+        self.shared = shared or owner is not None  # whether views slice these weights
         stored = op if owner is None else owner.op
         self.physical = op if owner is None else op.padded(PAD)
         self.stored_shapes = stored.parameters()
         self.private: list[str] = []
         for key, shape in op.parameters().items():
             self._adopt(key, self._new(key, shape, initial(op, key)) if owner is None else owner.parameter(key))
+        for key, shape in stored.matrices().items() if self.shared else ():
+            if owner is None:
+                self._adopt(key, self._new(key, shape, mx.init.Constant(mx.nd.eye(shape[0]))))
+            elif key in owner._reg_params and key not in op.matrices():  # on the way to this smaller kernel
+                self._adopt(key, owner.parameter(key))
         for key, shape in self.physical.statistics().items():
             if owner is not None and not private_statistics and stored.statistics()[key] == shape == op.statistics()[key]:
                 self._adopt(key, owner.parameter(key))
@@ -73,6 +81,12 @@ class OpBlock(HybridBlock):
         block.pull_statistics()
         return block
 
+    def resolved(self, key: str, shape: tuple[int, ...], context: mx.Context) -> Any:
+        """The array of that name at a smaller shape, as a fixed network holds it: cut out, kernels transformed."""
+        arrays = {name: parameter.data(context) for name, parameter in self._reg_params.items()}
+        stored = {**self.stored_shapes, **self.op.statistics()}
+        return Tracer(mx.nd, self.op, self.op, stored, arrays, shared=True).weight(key, shape)
+
     def pull_statistics(self) -> None:
         """Copy the owner's running statistics, sliced, into the view's own."""
         with autograd.pause():  # several shards of one step run inside one record()
@@ -100,7 +114,8 @@ class OpBlock(HybridBlock):
         """Compute the layer; `mode` and `collected` as in `Tracer`. Without `params` the block's own are used."""
         if params is None:
             params = {key: p.var() if F is mx.sym else p.data(x.context) for key, p in self._reg_params.items()}
-        tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, self.fast)
+        tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, self.fast,
+                        self.momentum)
         return JOINS[type(self.op)](tracer, self.op, x)
 
 

@@ -12,7 +12,7 @@ A = -0.75  # of Keys' kernel, as PyTorch and OpenCV have it
 
 
 def resize(F: Any, x: Any, source: int, size: int) -> Any:
-    """x (N, C, source, source) resized to (N, C, size, size)."""
+    """x (N, C, source, source) resized to (N, C, size, size); at least 3 pixels a side."""
     if source == size:
         return F.identity(x)
     matrix = _matrix(F, source, size)
@@ -35,7 +35,9 @@ def _matrix(F: Any, source: int, size: int) -> Any:
 
 
 def _keys(F: Any, t: Any) -> Any:
-    """Keys' cubic kernel at distances t >= 0."""
-    near = ((A + 2) * t - (A + 3)) * t * t + 1
-    far = ((A * t - 5 * A) * t + 8 * A) * t - 4 * A
-    return near * (t <= 1) + far * (t > 1) * (t < 2)
+    """Keys' cubic kernel at distances t >= 0, as products: its near piece is 0 at 1, its far piece at 1 and 2.
+
+    No comparison and no number minus an array: ONNX's converters lack the one and print the name of the other.
+    """
+    near, far = F.clip(t, 0, 1), F.clip(t, 1, 2)
+    return (near - 1) * ((A + 2) * near * near - near - 1) + A * (far - 1) * (far - 2) * (far - 2)

@@ -38,13 +38,15 @@ class Tracer:
     `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
     depthwise convolutions for `oneshot_nas.blocks.depthwise`, whose backward pass is faster but which cannot be exported.
+    `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps.
 
     `shared` says that other views slice these weights too. MXNet's convolution reorders the weight it is given in place at
     inference, and slicing a reordered depthwise weight kills the process (SIGFPE), so it is given a copy then.
     """
 
     def __init__(self, F: Any, nominal: Op, physical: Op, stored: dict[str, tuple[int, ...]], params: dict[str, Tensor],
-                 mode: str = "normal", collected: list | None = None, shared: bool = False, fast: bool = False) -> None:
+                 mode: str = "normal", collected: list | None = None, shared: bool = False, fast: bool = False,
+                 momentum: float | None = None) -> None:
         self.F = F
         self.nominal = {branch.name: branch for branch in nominal.branches()}
         self.physical = {branch.name: branch for branch in physical.branches()}
@@ -54,6 +56,7 @@ class Tracer:
         self.collected = collected
         self.shared = shared
         self.fast = fast
+        self.momentum = momentum
 
     def run(self, branch: str, x: Tensor) -> Tensor:
         """Apply the chain of that branch."""
@@ -73,18 +76,37 @@ class Tracer:
         return x
 
     def weight(self, name: str, shape: tuple[int, ...], kept: tuple[int, ...] | None = None) -> Tensor:
-        """A stored weight at another shape: its leading corner `kept` (kernels around their centre), then zeros up to `shape`."""
+        """A stored weight at another shape: its leading corner `kept`, then zeros up to `shape`.
+
+        A smaller kernel is the centre of the stored one, through the layer's transformation matrices where it has them.
+        """
         stored, value = self.stored[name], self.params[name]
         if stored == shape and kept is None:
             return self.F.identity(value) if self.shared and len(shape) > 1 else value
         kept = kept or tuple(map(min, stored, shape))
-        if kept != stored:
-            begin = tuple(0 if axis < 2 else (s - k) // 2 for axis, (s, k) in enumerate(zip(stored, kept, strict=True)))
-            value = self.F.slice(value, begin=begin, end=tuple(b + k for b, k in zip(begin, kept, strict=True)))
+        fewer = (*kept[:2], *stored[2:])
+        if fewer != stored:
+            value = self.F.slice(value, begin=(0,) * len(fewer), end=fewer)
+        if kept != fewer:
+            value = self._smaller(name.removesuffix(".weight"), value, fewer, kept[-1])
         for axis, (have, want) in enumerate(zip(kept, shape, strict=True)):
             if have < want:
                 padding = self.F.zeros(shape=(*shape[:axis], want - have, *kept[axis + 1 :]))
                 value = self.F.concat(value, padding, dim=axis)
+        return value
+
+    def _smaller(self, name: str, value: Tensor, shape: tuple[int, ...], kernel: int) -> Tensor:
+        """A convolution's weight of `shape` at a smaller kernel, two pixels at a time where there is a matrix for it."""
+        while shape[-1] > kernel:
+            matrix = self.params.get(f"{name}.{shape[-1]}to{shape[-1] - 2}")
+            size = kernel if matrix is None else shape[-1] - 2
+            rim = (shape[-1] - size) // 2
+            value = self.F.slice(value, begin=(0, 0, rim, rim), end=(*shape[:2], rim + size, rim + size))
+            shape = (*shape[:2], size, size)
+            if matrix is not None:
+                flat = self.F.reshape(value, (-1, size * size))
+                flat = self.F.FullyConnected(flat, matrix, num_hidden=size * size, no_bias=True, flatten=False)
+                value = self.F.reshape(flat, shape)
         return value
 
     def _vector(self, name: str, nominal: int, physical: int) -> Tensor:
@@ -115,10 +137,11 @@ class Tracer:
         gamma = self._vector(f"{name}.gamma", primitive.channels, actual.channels)
         beta = self._vector(f"{name}.beta", primitive.channels, actual.channels)
         mean, var = self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]
+        momentum = primitive.momentum if self.momentum is None else self.momentum
         if self.mode != "observe":
-            return F.BatchNorm(x, gamma, beta, mean, var, eps=primitive.eps, momentum=primitive.momentum, fix_gamma=False)
+            return F.BatchNorm(x, gamma, beta, mean, var, eps=primitive.eps, momentum=momentum, fix_gamma=False)
         out, batch_mean, inverse_std = F.BatchNorm(
-            x, gamma, beta, mean, var, eps=primitive.eps, momentum=primitive.momentum, fix_gamma=False, output_mean_var=True)
+            x, gamma, beta, mean, var, eps=primitive.eps, momentum=momentum, fix_gamma=False, output_mean_var=True)
         assert self.collected is not None
         self.collected.append((name, batch_mean, inverse_std))
         return out

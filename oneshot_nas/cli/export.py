@@ -8,6 +8,7 @@ import typer
 
 FORMATS = ("symbol", "onnx")
 LATER = ("int8",)
+PLACES = ("inside", "outside")
 
 
 def command(
@@ -16,6 +17,9 @@ def command(
     supernet: Annotated[str | None, typer.Option(help="run folder of a supernet, with --arch", metavar="RUN")] = None,
     arch: Annotated[str | None, typer.Option(help="architecture to take from the supernet", metavar="FILE")] = None,
     format_: Annotated[str, typer.Option("--format", help="comma list of symbol, onnx")] = "symbol,onnx",
+    resize: Annotated[str, typer.Option(
+        help="inside: the network resizes its images to its resolution itself; outside: it takes images of that resolution",
+        metavar="inside|outside")] = "inside",
     name: Annotated[str, typer.Option(help="name of the files")] = "network",
     json_: Annotated[bool, typer.Option("--json", help="one JSON line on standard output")] = False,
 ) -> None:
@@ -35,12 +39,16 @@ def command(
             raise UserError(f"format '{word}' is not there yet; use {', '.join(FORMATS)}")
         if word not in FORMATS:
             raise UserError(f"unknown format '{word}'; use {', '.join(FORMATS)}")
+    if resize not in PLACES:
+        raise UserError(f"--resize {resize} is none of {', '.join(PLACES)}")
     if (run is None) == (supernet is None) or (supernet is not None) != (arch is not None):
         raise UserError("give either --run RUN of a fixed network, or --supernet RUN with --arch FILE")
 
-    from oneshot_nas.export.deliver import deliver, from_run, from_supernet
+    from oneshot_nas.export.deliver import deliver, from_run, from_supernet, resize_outside
 
     network = from_run(run) if run is not None else from_supernet(str(supernet), str(arch))
+    if resize == "outside":
+        network = resize_outside(network)
     results = deliver(network, out, formats, name)
     if json_:
         print(json.dumps(results))

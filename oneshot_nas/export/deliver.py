@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,45 @@ from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.export.onnx import export_onnx
 from oneshot_nas.export.symbol import export_symbol
 from oneshot_nas.export.verify import Difference, verify_onnx, verify_symbol
-from oneshot_nas.nets.fixed import Network
+from oneshot_nas.nets.fixed import Network, without_resize
 from oneshot_nas.nets.inherit import inherit
 from oneshot_nas.nets.recalibrate import recalibrate
+
+# What the network's own resize is, for those who do it outside (`oneshot_nas.blocks.resize`)
+BICUBIC = {"interpolation": "bicubic", "a": -0.75, "centres": "half-pixel", "borders": "repeated", "antialias": False,
+           "after": "crop and normalisation"}
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A network ready to ship."""
+    """A network ready to ship; `resolution` is the side of its images where the resize was left out of it."""
 
     net: Network
     arch: Arch
     preprocessing: Preprocessing
+    resolution: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """(1, 3, H, W)."""
-        size = self.preprocessing.input_size
+        size = self.resolution or self.preprocessing.input_size
         return (1, 3, size, size)
+
+    def about(self) -> dict[str, Any]:
+        """What is recorded with every file: the architecture, and how its images are made."""
+        preprocessing = self.preprocessing.to_json()
+        if self.resolution is not None:
+            preprocessing["resize"] = {"size": self.resolution, **BICUBIC}
+        return {"arch": self.arch.to_json(), "preprocessing": preprocessing}
+
+
+def resize_outside(network: Delivery) -> Delivery:
+    """The network without its resize: it takes images of its resolution, and the preprocessing says how they are resized.
+
+    Raises: UserError when it resizes nothing.
+    """
+    net, size = without_resize(network.net)
+    return replace(network, net=net, arch=net.arch, resolution=size)
 
 
 def from_run(folder: str) -> Delivery:
@@ -56,7 +77,7 @@ def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name:
 
     Returns: one object per format with its files and the largest difference found. Raises: WorkError when it is too large.
     """
-    about = {"arch": network.arch.to_json(), "preprocessing": network.preprocessing.to_json()}
+    about = network.about()
     folder = Path(out)
     results = []
     if "symbol" in formats:

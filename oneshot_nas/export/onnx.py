@@ -8,6 +8,7 @@ is the newest for which it has converters; IR version 8 lets weights be initiali
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -145,20 +146,30 @@ def _convert(onnx: ModuleType, graph: mx.sym.Symbol, arrays: dict[str, mx.nd.NDA
 
 @contextmanager
 def _as_exporter_expects(onnx: ModuleType) -> Iterator[None]:
-    """Let onnx report opset 13 and have a module `onnx.mapping` while the block runs; afterwards all is as before."""
+    """Let onnx report opset 13 and have a module `onnx.mapping` while the block runs; afterwards all is as before.
+
+    Meanwhile the exporter's warning of every dot is dropped: ours multiply by matrices, which is the same in ONNX.
+    """
     newest = onnx.defs.onnx_opset_version
     lacking = not hasattr(onnx, "mapping")
     modules = {name: module for name, module in sys.modules.items() if name == "onnx.mapping"}
+    log = logging.getLogger()
     try:
+        log.addFilter(_no_dot)
         onnx.defs.onnx_opset_version = lambda: OPSET
         if lacking:
             onnx.mapping = sys.modules["onnx.mapping"] = _mapping(onnx)  # type: ignore[attr-defined]
         yield
     finally:
+        log.removeFilter(_no_dot)
         onnx.defs.onnx_opset_version = newest
         if lacking:
             del onnx.mapping, sys.modules["onnx.mapping"]
             sys.modules.update(modules)
+
+
+def _no_dot(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Converting dot operator")
 
 
 def _mapping(onnx: ModuleType) -> ModuleType:

@@ -7,10 +7,12 @@ from typing import Any
 
 from mxnet.gluon import HybridBlock
 
-from oneshot_nas.arch import Arch, space_of
+from oneshot_nas.arch import Arch, get_space, space_of
 from oneshot_nas.blocks import depthwise
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
+from oneshot_nas.errors import UserError
+from oneshot_nas.primitives import Resize
 
 
 class Network(HybridBlock):
@@ -61,3 +63,18 @@ def fixed_network(arch: Arch) -> Network:
     """The stand-alone network of an architecture, not initialised: exactly the parameters it needs."""
     plan = space_of(arch).plan(arch)
     return Network(arch, ((layer.name, OpBlock(layer.op, layer.name)) for layer in plan.layers))
+
+
+def without_resize(net: Network) -> tuple[Network, int]:
+    """The same network on the same weights for images that are resized already, and the side in pixels that it takes.
+
+    Raises: UserError when the network resizes nothing.
+    """
+    sizes = [part.size for _, block in net.blocks() for part in block.op.chain() if isinstance(part, Resize)]
+    if not sizes:
+        raise UserError(f"a network of space '{net.arch.space}' has no resize inside, so none can be put outside")
+    space = get_space(net.arch.space, **{**net.arch.options, "input_size": sizes[0]})
+    arch = space.arch(net.arch.choices)
+    pairs = zip(space.plan(arch).layers, net.blocks(), strict=True)
+    blocks = ((name, block if block.op == layer.op else OpBlock(layer.op, name)) for layer, (name, block) in pairs)
+    return Network(arch, blocks), sizes[0]

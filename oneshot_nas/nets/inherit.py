@@ -25,5 +25,6 @@ def inherit(supernet: Supernet, arch: Arch) -> Network:
         for key, parameter in block._reg_params.items():
             source = owner.parameter(key)
             parameter.initialize(ctx=source.list_ctx())
-            parameter.set_data(source.data(source.list_ctx()[0])[corner(source.shape, parameter.shape)])
+            for context in source.list_ctx():  # every device has running statistics of its own
+                parameter.data(context)[:] = owner.resolved(key, parameter.shape, context)
     return net

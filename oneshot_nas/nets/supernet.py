@@ -81,17 +81,18 @@ class Supernet(Block):
     hybridized once and kept; unused candidates take no part, so their gradients stay stale and a trainer leaves them alone.
     A Supernet is a plain Block on purpose: the path changes with every call. ``view(arch)`` is one hybridizable network.
 
-    Parameter names: ``stage1.block2.shuffle5.pw1.weight`` (layer, candidate, array).
+    Parameter names: ``stage1.block2.shuffle5.pw1.weight`` (layer, candidate, array). `bn_momentum` is the share of the running
+    statistics that a training step keeps, None for what the space says.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, bn_momentum: float | None = None) -> None:
         super().__init__(prefix="")
         self.space = space
+        self._bn_momentum = bn_momentum
         self._store = _Store()
         selectors: dict[str, dict[str, OpBlock]] = {}
         for weights, (layer, op) in supernet_ops(space).items():
-            block = OpBlock(op, weights)
-            block.shared = True
+            block = OpBlock(op, weights, shared=True)
             self._store.owners[weights] = block
             if layer.candidate:
                 selectors.setdefault(layer.name, {})[layer.candidate] = block
@@ -110,7 +111,14 @@ class Supernet(Block):
         """Logits (N, classes) of `arch`. Raises: UserError when `arch` is not of this space."""
         self.flush()
         for layer in self.space.plan(self.space.check(arch)).layers:
-            x = self._view(layer)(x)
+            x = self._view(layer.weights, layer.op)(x)
+        return x
+
+    def calm(self, x: NDArray, arch: Arch) -> NDArray:
+        """Logits of `arch` as by ``net(x, arch)``, without dropout and drop connect. Raises: UserError."""
+        self.flush()
+        for layer in self.space.plan(self.space.check(arch)).layers:
+            x = self._view(layer.weights, layer.op.calm())(x)
         return x
 
     def mean_of_blocks(self, x: NDArray, arch: Arch, choice: str = "block") -> NDArray:
@@ -123,16 +131,16 @@ class Supernet(Block):
             plans.append(self.space.plan(self.space.arch(uniform)).layers)
         for layers in zip(*plans, strict=True):
             distinct = {layer.weights: layer for layer in layers}.values()
-            outputs = [self._view(layer)(x) for layer in distinct]
+            outputs = [self._view(layer.weights, layer.op)(x) for layer in distinct]
             x = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
         return x
 
-    def _view(self, layer: Layer) -> OpBlock:
-        owner, key, views = self._store.owners[layer.weights], (layer.weights, layer.op), self._store.views
+    def _view(self, weights: str, op: Op) -> OpBlock:
+        owner, key, views = self._store.owners[weights], (weights, op), self._store.views
         block = views.get(key)
         if block is None:
-            block = views[key] = owner.view(layer.op)
-            block.fast = _fast(owner)
+            block = views[key] = owner.view(op)
+            block.fast, block.momentum = _fast(owner), self._bn_momentum
             block.hybridize()
             if len(views) > MAX_VIEWS:
                 views.popitem(last=False)
@@ -156,6 +164,11 @@ class Supernet(Block):
         owners = self._store.owners
         return Network(arch, ((layer.name, owners[layer.weights].view(layer.op, private_statistics=True)) for layer in layers))
 
+    def candidates(self) -> list[tuple[str, OpBlock]]:
+        """(name of its weights, owner) of every block that is one of several operators to choose from."""
+        return [(weights, block) for name, selector in self._children.items() if isinstance(selector, Selector)
+                for weights, block in ((f"{name}.{candidate}", block) for candidate, block in selector._children.items())]
+
     def owner(self, weights: str) -> OpBlock:
         """The block that owns a set of weights, by name (`Layer.weights`)."""
         self.flush()
@@ -173,6 +186,7 @@ class Supernet(Block):
 
 
 def _fast(owner: OpBlock) -> bool:
-    """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed."""
-    parameters = owner._reg_params.values()
-    return all(p.list_ctx()[0].device_type == "cpu" for p in parameters) and bool(parameters) and depthwise.available()
+    """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed, and not for frozen
+    weights, whose gradient it would compute all the same."""
+    weights = [parameter for name, parameter in owner._reg_params.items() if name.endswith(".weight")]
+    return any(p.grad_req != "null" and p.list_ctx()[0].device_type == "cpu" for p in weights) and depthwise.available()
