@@ -10,106 +10,28 @@ from typing import Any, Literal, get_args
 
 import portalocker
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_text, write_text
-from oneshot_nas.values import same_kind, show
+from oneshot_nas.sections import (
+    AugmentConfig,
+    Guard,
+    HoldoutConfig,
+    Loss,
+    Optimizer,
+    Records,
+    Sampler,
+    Schedule,
+    Section,
+    Start,
+    Values,
+)
+from oneshot_nas.spacefile import FREE, check_options, read_space, space_json
+from oneshot_nas.values import Value, same_kind, show
 
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
-
-
-Values = dict[str, bool | int | float | str | tuple[int, ...]]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, numbers are checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Optimizer(Section):
-    """Stochastic gradient descent; `no_wd` spares biases, gamma and beta from weight decay."""
-
-    name: Literal["sgd", "nag"] = "sgd"
-    lr: float = Field(default=0.5, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    wd: float = Field(default=4e-5, ge=0)
-    no_wd: bool = True
-    clip: float | None = Field(default=None, gt=0, description="gradients are clipped to [-clip, clip]")
-
-
-class Schedule(Section):
-    """Learning rate over the iterations: linear warm-up from `warmup_lr`, then `mode` down to `final_lr`."""
-
-    mode: Literal["cosine", "linear", "poly", "step", "constant"] = "linear"
-    warmup_epochs: float = Field(default=0, ge=0)
-    warmup_lr: float = Field(default=0.0, ge=0)
-    final_lr: float = Field(default=0.0, ge=0)
-    power: float = Field(default=2.0, gt=0, description="of mode poly")
-    decay: float = Field(default=0.1, gt=0, description="factor of mode step")
-    decay_epochs: tuple[float, ...] = ()
-
-
-class Loss(Section):
-    """Cross entropy with label smoothing, mixup and a distillation teacher (a model zoo name)."""
-
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    mixup_alpha: float = Field(default=0.0, ge=0)
-    mixup_off_epochs: int = Field(default=0, ge=0, description="mixup is off in that many last epochs")
-    teacher: str | None = None
-    teacher_params: str | None = None
-    temperature: float = Field(default=20.0, gt=0)
-    hard_weight: float = Field(default=0.5, ge=0, le=1)
-
-
-class Sampler(Section):
-    """Which architecture a step trains; see `oneshot_nas.train.sampling`.
-
-    Samplers with limits (bins, box, stroll) begin when all scales are open: after `first_channel_epoch` and the warm-up.
-    """
-
-    name: Literal["uniform", "bins", "box", "stroll"] = "uniform"
-    first_channel_epoch: int = Field(default=0, ge=0, description="before it every scale is the largest")
-    warmup: Literal["oneshot", "shufflenetv2+"] | None = Field(default=None, description="table by which smaller scales join")
-    least_scale: float | None = Field(default=None, description="smallest scale that is drawn; none: the space's smallest")
-    average_blocks: bool = Field(default=False, description="average all operators instead of choosing one")
-    flops: str | None = Field(default=None, description="LO:HI, such as 290M:360M")
-    params: str | None = None
-    bins: int = Field(default=7, ge=1)
-    rule: str = "macs"
-
-
-class AugmentConfig(Section):
-    """Training augmentation by kind; `changes` replaces single numbers of it (see `oneshot_nas.data.augment.Augment`)."""
-
-    kind: Literal["imagenet", "small", "digits", "none"] = "imagenet"
-    changes: dict[str, bool | int | float | str | tuple[float, float]] = {}
-
-
-class HoldoutConfig(Section):
-    """Images of the training set kept for the search and never trained on by the supernet."""
-
-    calibration: int | None = Field(default=None, ge=0, description="none: 2000, at most a twentieth of the training images")
-    validation: int | None = Field(default=None, ge=0, description="none: 5000, at most a tenth of the training images")
-
-
-class Records(Section):
-    """Single RecordIO files instead of a data folder; an index left out has the name of its .rec file."""
-
-    train: str
-    train_idx: str | None = None
-    val: str | None = None
-    val_idx: str | None = None
-
-
-class Start(Section):
-    """Where training starts instead of at random weights: weights, optimizer state (plain arrays), epochs already done."""
-
-    weights: str
-    optimizer: str | None = None
-    epoch: int = Field(default=0, ge=0)
 
 
 class Recipe(Section):
@@ -117,11 +39,18 @@ class Recipe(Section):
 
     space: str | None = None
     options: Values = Field(default={}, description="of the space, or of the model")
-    allowed: dict[str, tuple[bool | int | float | str, ...]] = Field(
-        default={}, description="of a supernet: choice -> the values trained, and later searched, at every position where legal")
+    allowed: dict[str, tuple[Value | tuple[Value, ...], ...]] = Field(
+        default={}, description="of a supernet: choice -> the values trained, and later searched, at every position where legal, "
+                                "or one list per position; or the path of a space file (oneshot-nas shrink)")
     arch: dict[str, Any] | None = None
     model: str | None = None
     start: Start | None = None
+    trainable: Literal["all", "bn", "scoring-bn"] = Field(
+        default="all", description="what moves: everything; gamma and beta; those of each candidate's last BatchNorm (BN-NAS)")
+    bn_momentum: float | None = Field(
+        default=None, ge=0, le=1, description="share of the running statistics that a step keeps; none: the space's (0.9)")
+    ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights, which are validated, delivered")
+    guard: Guard | None = Field(default=None, description="none: a loss that is no number ends the run")
     data: str | None = Field(default=None, description="folder with train.rec and val.rec, or of images in train/ and val/")
     records: Records | None = None
     epochs: int = Field(default=120, ge=1)
@@ -138,6 +67,7 @@ class Recipe(Section):
     epoch_share: float = Field(default=1.0, gt=0, le=1, description="share of its steps that an epoch has")
     validate_every: int = Field(default=1, ge=1, description="epochs between validations")
     save_every: int = Field(default=1, ge=1, description="epochs between checkpoints; the last epoch is always saved")
+    keep_initial: bool = Field(default=True, description="a supernet's run keeps initial.params, from which angles are measured")
     log_every: int | None = Field(default=None, ge=1, description="steps between progress lines; none: half a minute")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -162,18 +92,32 @@ class Recipe(Section):
             raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.contexts} contexts")
         if self.start is not None and self.start.epoch >= self.epochs:
             raise ValueError(f"'start.epoch' {self.start.epoch} leaves nothing of {self.epochs} epochs to train")
+        if self.start is not None and self.start.supernet is not None and self.arch is None:
+            raise ValueError("'start.supernet' is for a network with 'arch' (--arch ARCH.json)")
+        if self.sampler.sandwich is not None and self.loss.teacher is not None:
+            raise ValueError("a sandwich step has a teacher of its own, the largest network; leave out 'loss.teacher'")
+        if self.space is None and self.trainable == "scoring-bn":
+            raise ValueError("trainable 'scoring-bn' is for a supernet; a fixed network has no candidates, take 'bn' or 'all'")
+        if self.space is None and self.bn_momentum is not None:
+            raise ValueError("'bn_momentum' is for a supernet; a fixed network keeps the momentum of its space")
         return self
 
 
 def training_space(name: str, options: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> Space:
     """Return the space that a supernet is trained and searched in: choices named in `allowed` keep those values only.
 
-    Raises: UserError for an unknown space, option or choice, or a value that no position takes.
+    `allowed[choice]` is one list for every position, or one list per position.
+    Raises: UserError for an unknown space, option or choice, a value that no position takes, or a position left empty.
     """
     space = get_space(name, **options)
-    kept = {}
+    kept: dict[str, Sequence[Sequence[Any]]] = {}
     for choice_name, wanted in allowed.items():
         choice = space.choice(choice_name)
+        if any(isinstance(each, list | tuple) for each in wanted):
+            if not all(isinstance(each, list | tuple) for each in wanted):
+                raise UserError(f"allowed.{choice_name} mixes values and lists; give values, or one list per position")
+            kept[choice_name] = wanted
+            continue
         known = {value for values in choice.values for value in values}
         for value in wanted:
             if not any(same_kind(value, other) for other in known):
@@ -199,12 +143,24 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
         _override(content, override)
     if arch is not None:
         content = {key: value for key, value in content.items()
-                   if key not in ("space", "options", "allowed", "model", "sampler", "holdout")}
+                   if key not in ("space", "options", "allowed", "model", "sampler", "holdout", "bn_momentum")}
         content["arch"] = arch
+    if isinstance(content.get("allowed"), str):
+        content = _with_space_file(content, content["allowed"])
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"recipe {source}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+def _with_space_file(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The recipe with the values of a space file in place of its path."""
+    space, options = read_space(path), content.get("options") or {}
+    if not isinstance(options, dict):
+        raise UserError("'options' must be a mapping")
+    check_options(space, str(content.get("space")), options.items(), path)
+    return {**content, "options": {**{k: v for k, v in space.options.items() if k not in FREE}, **options},
+            "allowed": space_json(space)["allowed"]}
 
 
 def _sentence(error: Any) -> str:
@@ -230,7 +186,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise UserError(f"--set {override!r}: '{section}' is not a section of the recipe")
-    target[last] = parse_yaml(value, f"--set {key}") if last not in ("data", "flops", "params") else value
+    target[last] = parse_yaml(value, f"--set {key}") if last not in ("data", "flops", "params", "supernet") else value
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -255,7 +211,7 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
 
 
-INERT = ("input_threads", "save_every", "log_every")  # keys of a recipe that decide no number
+INERT = ("input_threads", "save_every", "keep_initial", "log_every")  # keys of a recipe that decide no number
 
 
 class RunFolder:
@@ -266,7 +222,8 @@ class RunFolder:
 
     def __getattr__(self, name: str) -> Path:
         names = {"config": "config.yaml", "log": "log.txt", "metrics": "metrics.jsonl", "checkpoint": "checkpoint",
-                 "arch": "arch.json", "supernet": "supernet.json", "study": "study.db", "result": "result.json", "plots": "plots"}
+                 "initial": "initial.params", "arch": "arch.json", "supernet": "supernet.json", "study": "study.db",
+                 "result": "result.json", "plots": "plots"}
         if name not in names:
             raise AttributeError(name)
         return self.path / names[name]

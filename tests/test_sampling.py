@@ -15,6 +15,9 @@ from oneshot_nas.costs.analytic import cost
 from oneshot_nas.costs.limits import Limits
 from oneshot_nas.costs.table import cost_table
 from oneshot_nas.errors import UserError
+from oneshot_nas.sections import Sandwich
+from oneshot_nas.train import elastic
+from oneshot_nas.train.elastic import bin_table
 from oneshot_nas.train.sampling import BIN_DRAWS, at_least, describe, make_sampler
 
 SPACE = get_space("spos_shufflenet")
@@ -195,3 +198,103 @@ def test_no_scale_below_the_least_is_ever_drawn(least, seed, epoch, step):
     assert min(arch.choices["scale"]) >= least
     assert SPACE.check(arch) == arch
     assert at_least(SPACE, least).check(arch) == arch
+
+
+# --- elastic spaces ---
+
+ELASTIC = get_space("attentive_mobilenet")
+SANDWICHES = {
+    "flops": Sampler(name="flops", bins=20, sandwich=Sandwich(random=2)),
+    "bestup": Sampler(name="bestup", bins=20, flops="203M:1000M", sandwich=Sandwich(random=2, smallest=False)),
+    "worstup": Sampler(name="worstup", bins=20, sandwich=Sandwich(random=1)),
+    "uniform": Sampler(sandwich=Sandwich(random=3)),
+    "box": Sampler(name="box", flops="500M:600M", sandwich=Sandwich(random=2)),
+}
+
+
+def flops_of(arch):
+    return cost(arch).flops
+
+
+@pytest.mark.parametrize("name", SANDWICHES)
+def test_a_sandwich_is_the_largest_then_draws_then_the_smallest_and_pure(name):
+    config = SANDWICHES[name]
+    assert config.sandwich
+    ours, theirs = (make_sampler(ELASTIC, config, seed=5) for _ in range(2))
+    places = list(itertools.product((0, 1, 11), (0, 1, 300)))
+    steps = {place: ours(*place, flops_of) for place in places}
+    assert steps == {place: theirs(*place, flops_of) for place in reversed(places)}
+    for archs in steps.values():
+        assert archs[0] == ELASTIC.largest() and (archs[-1] == ELASTIC.smallest()) == config.sandwich.smallest
+        assert len(archs) == 1 + config.sandwich.random + config.sandwich.smallest
+    drawn = [arch for archs in steps.values() for arch in archs[1 : 1 + config.sandwich.random]]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_flops_conditioned_sampling_covers_the_whole_range_and_every_draw_is_in_its_bin():
+    """Uniform draws: only 4.7 % have 400 M or less, 0.1 % have 300 M or less (reference sheet, section 1.3)."""
+    table = bin_table(ELASTIC, Limits(), 70, 0)
+    assert table.edges[0] == cost(ELASTIC.smallest()).flops and table.edges[-1] == cost(ELASTIC.largest()).flops
+    assert len(table.numbers) >= 69
+    rng = np.random.default_rng(0)
+    for place in range(len(table.numbers)):
+        number = table.numbers[place]
+        for _ in range(3):
+            flops = flops_of(table.draw(place, rng))
+            assert table.edges[number] <= flops <= table.edges[number + 1]
+    archs = draws(make_sampler(ELASTIC, Sampler(name="flops", bins=7), 0), 1, 700)
+    counts = np.histogram([flops_of(arch) for arch in archs], np.linspace(table.edges[0], table.edges[-1], 8))[0]
+    assert ((counts - 100) ** 2 / 100).sum() < 22  # chi-square, 6 degrees of freedom
+
+
+def test_a_bin_that_independent_draws_miss_gives_what_the_table_has(monkeypatch):
+    monkeypatch.setattr(elastic, "ROUNDS", 0)
+    table = bin_table(ELASTIC, Limits(), 70, 0)
+    archs = [table.draw(0, np.random.default_rng(i)) for i in range(5)]
+    assert all(table.edges[0] <= flops_of(arch) <= table.edges[1] for arch in archs) and len(set(archs)) > 1
+
+
+def test_limits_hold_and_those_that_nothing_meets_are_an_error():
+    inside = Sampler(name="flops", bins=5, flops="300M:400M", params=":12M")
+    for arch in draws(make_sampler(ELASTIC, inside, 3), 1, 50):
+        assert 300e6 <= flops_of(arch) <= 400e6 and cost(arch).params <= 12e6
+    with pytest.raises(UserError, match="none of 100,000 draws from 'attentive_mobilenet' met .*; the smallest network has 203"):
+        make_sampler(ELASTIC, Sampler(name="flops", flops="1800M:1900M", params=":9.5M"), 0)
+
+
+def test_best_up_and_worst_up_choose_among_networks_of_one_bin():
+    for best in (True, False):
+        config = Sampler(name="bestup" if best else "worstup", bins=20, candidates=4)
+        seen: list = []
+
+        def score(arch, seen=seen):
+            seen.append(arch)
+            return float(sum(arch.choices["depth"]))
+
+        for step in range(5):
+            seen.clear()
+            (arch,) = make_sampler(ELASTIC, config, 0)(0, step, score)
+            depths = [sum(each.choices["depth"]) for each in seen]
+            assert len(seen) == 4 and sum(arch.choices["depth"]) == (min if best else max)(depths)
+            edges = bin_table(ELASTIC, Limits(), 20, 0).edges
+            assert len({int(np.searchsorted(edges, flops_of(each))) for each in seen}) == 1
+
+
+@pytest.mark.parametrize("name", ["bestup", "worstup"])
+def test_a_score_that_is_no_number_loses_and_without_scores_there_is_no_choice(name):
+    sampler = make_sampler(ELASTIC, Sampler(name=name, bins=5), 0)
+    scores = iter([float("nan"), 3.0, float("nan")])
+    seen: list = []
+    (arch,) = sampler(0, 0, lambda arch: (seen.append(arch), next(scores))[1])
+    assert arch == seen[1]
+    with pytest.raises(UserError, match=f"sampler '{name}' chooses by the loss of a training step"):
+        sampler(0, 0)
+    sampler(0, 0, lambda arch: float("nan"))
+
+
+def test_a_sandwich_of_a_space_without_a_largest_network_is_refused_and_of_one_operator_is_fine():
+    config = Sampler(sandwich=Sandwich())
+    with pytest.raises(UserError, match=r"but the values of \('block'\) in space 'spos_shufflenet' are not ordered"):
+        make_sampler(SPACE, config, 0)
+    assert len(make_sampler(SPACE.restrict({"block": [["shuffle3"]] * 20}), config, 0)(0, 0)) == 4
+    assert describe(ELASTIC, config, 3).startswith("every step the largest network, 2 sampled ones and the smallest network")

@@ -44,6 +44,24 @@ def test_step_mode_decays_at_the_epochs_given_whatever_the_warm_up():
         assert values == pytest.approx([0.5, 0.05, 0.05, 0.005, 0.005])
 
 
+def test_exponential_mode_falls_in_steps_and_ends_constant():
+    """BigNAS: times 0.97 every 2.4 epochs, held from 5 % of the start on."""
+    schedule = Schedule(mode="exponential", decay=0.97, decay_every=2.4, least_share=0.05)
+    lr = learning_rate(schedule, 0.256, 360, 5)
+    assert [lr(i) for i in (0, 11, 12, 23, 24)] == pytest.approx([0.256, 0.256, 0.256 * 0.97, 0.256 * 0.97, 0.256 * 0.97**2])
+    held = next(i for i in range(360 * 5) if lr(i) == 0.256 * 0.05)
+    assert held == 12 * 99 and 0.97**99 < 0.05 < 0.97**98
+    assert all(lr(i) == 0.256 * 0.05 for i in range(held, 360 * 5))
+
+
+def test_cosine_with_a_constant_ending():
+    free, held = (learning_rate(Schedule(mode="cosine", least_share=share), PEAK, EPOCHS, STEPS) for share in (0, 0.05))
+    for iteration in range(LAST + 1):
+        assert held(iteration) == max(free(iteration), 0.05 * PEAK)
+    slow = learning_rate(Schedule(mode="cosine", warmup_epochs=2, warmup_lr=1e-4, least_share=0.05), PEAK, EPOCHS, STEPS)
+    assert slow(0) == 1e-4  # the warm-up may begin lower
+
+
 @pytest.mark.parametrize("mode", ["cosine", "linear", "poly"])
 @pytest.mark.parametrize("warmup", [0, 0.5, 9.9])
 def test_the_last_iteration_reaches_the_final_lr_exactly(mode, warmup):
@@ -55,11 +73,12 @@ def test_a_run_of_one_step_trains_at_the_peak():
     assert learning_rate(Schedule(mode="linear"), PEAK, 1, 1)(0) == PEAK
 
 
-@given(mode=st.sampled_from([*FORMS, "step"]), epochs=st.integers(1, 20), steps=st.integers(1, 30), warmup=st.floats(0, 30),
-       first=st.floats(0, 1), final=st.floats(0, 0.5))
+@given(mode=st.sampled_from([*FORMS, "step", "exponential"]),
+       epochs=st.integers(1, 20), steps=st.integers(1, 30),
+       warmup=st.floats(0, 30), first=st.floats(0, 1), final=st.floats(0, 0.5))
 def test_it_never_leaves_the_range_of_its_end_points(mode, epochs, steps, warmup, first, final):
-    schedule = Schedule(mode=mode, warmup_epochs=warmup, warmup_lr=first, final_lr=final, decay_epochs=(1, 2))
+    schedule = Schedule(mode=mode, warmup_epochs=warmup, warmup_lr=first, final_lr=final, decay_epochs=(1, 2), least_share=0.05)
     lr = learning_rate(schedule, PEAK, epochs, steps)
     values = [lr(iteration) for iteration in range(epochs * steps)]
-    assert all(min(first, final, PEAK) - 1e-12 <= value <= max(first, PEAK) + 1e-12 for value in values)
+    assert all(min(first, max(final, 0.05 * PEAK), PEAK) - 1e-12 <= value <= max(first, PEAK) + 1e-12 for value in values)
     assert values == [lr(iteration) for iteration in range(epochs * steps)]

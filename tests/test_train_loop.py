@@ -16,7 +16,8 @@ from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
-from oneshot_nas.train.step import CrossEntropy, mix, run_step, targets, trainer_of
+from oneshot_nas.train.losses import CrossEntropy
+from oneshot_nas.train.step import mix, run_step, targets, trainer_of
 from oneshot_nas.train.zoo import zoo_network
 
 
@@ -109,16 +110,16 @@ def test_arrays_of_operators_that_were_not_sampled_stay_bit_by_bit(data, context
     job = make_job(recipe, loop.open_source(recipe))
     net = job.net
     before = {name: [array.asnumpy() for array in p.list_data()] for name, p in net._collect_params_with_prefix().items()}
-    training = loop._Loop(recipe, loop.RunFolder(tmp_path), loop.open_source(recipe), job, quiet)
+    training = loop._Loop(recipe, loop.RunFolder(tmp_path), loop.open_source(recipe), job, quiet, recipe.epochs)
     used: set[str] = set()
 
-    def forward(epoch, step, real=job.forward):
-        chosen = real(epoch, step)
+    def forwards(seed, epoch, step, shards, real=job.forwards):
+        chosen = real(seed, epoch, step, shards)
         assert job.space
         used.update(layer.weights for layer in job.space.plan(sampled(recipe, job, epoch, step)).layers)
         return chosen
 
-    job.forward = forward
+    job.forwards = forwards
     training.prepare()
     training._epoch(0)
     for name, parameter in net._collect_params_with_prefix().items():
@@ -210,9 +211,9 @@ def test_how_often_a_run_is_validated_decides_no_weight(data, tmp_path):
 def test_an_epoch_may_be_cut_short(data, changes, steps, tmp_path, monkeypatch):
     calls = []
 
-    def step(*given, real=loop.run_step):
+    def step(*given, real=loop.run_step, **options):
         calls.append(given)
-        return real(*given)
+        return real(*given, **options)
 
     monkeypatch.setattr(loop, "run_step", step)
     train(tiny.gluoncv(data, epochs=1, **changes), tmp_path, quiet)

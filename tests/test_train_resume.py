@@ -170,16 +170,16 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint(part, data,
     recipe = CASES[name](data)
     real = checkpoint.save_checkpoint
 
-    def save(folder, net, trainer, position, about):
+    def save(folder, net, trainer, position, about, average):
         if position.epoch != 2:
-            return real(folder, net, trainer, position, about)
+            return real(folder, net, trainer, position, about, average)
         whole = {file.name.split("-")[0]: file.stat().st_size for file in folder.glob("*[ms]")}
         sizes = {"weights": whole["weights"] // 2, "weights but for the last byte": whole["weights"] - 1,
                  "optimizer": whole["optimizer"] - 1, "description": 100}
         if part == "optimizer":  # the larger file comes first, so let it through
             monkeypatch.setattr(checkpoint, "write_params", lambda *_: None)
         with files_of_at_most(sizes[part]):
-            return real(folder, net, trainer, position, about)
+            return real(folder, net, trainer, position, about, average)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
     with pytest.raises(WorkError, match="cannot write .*-0002.*; the previous file, if any, is unchanged"):

@@ -1,6 +1,6 @@
 """How training images vary: crops, mirroring and colours, as pure functions of (seed, epoch, position).
 
-Every image gets DRAWS uniform numbers of its own from `seeds.keys`; nothing else is random, so neither the batch size nor the
+Every image gets uniform numbers of its own from `seeds.keys`; nothing else is random, so neither the batch size nor the
 number of threads nor the other images matter. Pixels are uint8 throughout, rounded and clipped once after all colour changes.
 """
 
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from oneshot_nas.data.images import INTERPOLATIONS, Preprocessing, fit, resize_short
+from oneshot_nas.data.policy import MOST_LAYERS, POLICY_DRAWS, auto_augment, rand_augment
 from oneshot_nas.data.seeds import derive_seed, keys
 from oneshot_nas.errors import UserError
 
@@ -33,6 +34,7 @@ class Augment:
 
     area and ratio (width / height) are the ranges of "resized"; pad is in pixels and filled with the grey value `fill`;
     brightness, contrast and saturation are the largest relative changes; pca_noise is the standard deviation of the colour noise.
+    policy "auto" is AutoAugment, "rand" RandAugment with `layers` operators of level `magnitude`, 0 to 10; see `data.policy`.
     """
 
     crop: str = "centre"
@@ -45,6 +47,9 @@ class Augment:
     contrast: float = 0.0
     saturation: float = 0.0
     pca_noise: float = 0.0
+    policy: str = "none"
+    layers: int = 2
+    magnitude: float = 9.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "area", tuple(self.area))
@@ -59,6 +64,11 @@ class Augment:
             raise UserError(f"augmentation pad {self.pad} must be 0 or more pixels, fill {self.fill} a grey value in 0..255")
         if min(self.brightness, self.contrast, self.saturation, self.pca_noise) < 0:
             raise UserError("augmentation brightness, contrast, saturation and pca_noise must be 0 or more")
+        if self.policy not in ("none", "auto", "rand"):
+            raise UserError(f"augmentation policy '{self.policy}' is not one of ('none', 'auto', 'rand')")
+        if not 1 <= self.layers <= MOST_LAYERS or self.layers != int(self.layers) or not 0 <= self.magnitude <= 10:
+            raise UserError(f"augmentation layers {self.layers} must be a whole number from 1 to {MOST_LAYERS}, magnitude "
+                            f"{self.magnitude} a level from 0 to 10")
 
 
 AUGMENTS = {
@@ -84,16 +94,23 @@ def make_augment(kind: str, changes: Mapping[str, Any] | None = None) -> Augment
 
 
 def draw(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
-    """Return the uniform numbers in [0, 1) of the images at `positions`: float64 (len(positions), DRAWS)."""
-    counters = np.asarray(positions, np.int64)[:, None] * DRAWS + np.arange(DRAWS)
-    return (keys(counters, derive_seed(seed, epoch, 1)) >> np.uint64(11)) * 2.0**-53
+    """Return the uniform numbers in [0, 1) of the images at `positions`: float64 (len(positions), DRAWS + POLICY_DRAWS)."""
+    def numbers(count: int, stream: int) -> np.ndarray:
+        counters = np.asarray(positions, np.int64)[:, None] * count + np.arange(count)
+        return (keys(counters, derive_seed(seed, epoch, stream)) >> np.uint64(11)) * 2.0**-53
+
+    return np.concatenate([numbers(DRAWS, 1), numbers(POLICY_DRAWS, 2)], axis=1)
 
 
 def augment_image(image: np.ndarray, augment: Augment, preprocessing: Preprocessing, draws: Sequence[float]) -> np.ndarray:
-    """Return a variation of a uint8 RGB image, input_size x input_size x 3, fixed by its DRAWS numbers."""
-    image = CROPS[augment.crop](image, augment, preprocessing, draws[CROP_DRAWS:])
+    """Return a variation of a uint8 RGB image, input_size x input_size x 3, fixed by its numbers of `draw`."""
+    image = CROPS[augment.crop](image, augment, preprocessing, draws[CROP_DRAWS:DRAWS])
     if augment.mirror and draws[0] < 0.5:
         image = cv2.flip(image, 1)
+    if augment.policy == "auto":
+        image = auto_augment(image, draws[DRAWS:])
+    elif augment.policy == "rand":
+        image = rand_augment(image, int(augment.layers), augment.magnitude, draws[DRAWS:])
     return _recolour(image, augment, draws)
 
 

@@ -36,21 +36,40 @@ class Position:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, net: Block, trainer: Trainer, position: Position, about: dict[str, Any]) -> None:
-    """Write weights and optimizer state of `position.epoch` finished epochs. Raises: WorkError, the old one stays valid."""
+def save_checkpoint(folder: Path, net: Block, trainer: Trainer, position: Position, about: dict[str, Any],
+                    average: Mapping[str, NDArray] | None = None) -> None:
+    """Write weights and optimizer state of `position.epoch` finished epochs, and `average`d weights where a run has them.
+
+    Raises: WorkError, the old one stays valid.
+    """
     weights, arrays = f"weights-{position.epoch:04d}.params", f"optimizer-{position.epoch:04d}.arrays"
     nd.waitall()  # an error of the computation comes up here, not as one of the disk
     write_params(folder / weights, "network", partial(save_arrays, arrays=weight_arrays(net)), about)
     with atomic_path(folder / arrays) as temporary:
         save_arrays(str(temporary), optimizer_arrays(net, trainer))
+    keep = {weights, f"{weights}.json", arrays, "latest.json"}
+    averaged = f"average-{position.epoch:04d}.params"
+    if average is not None:
+        write_params(folder / averaged, "network", partial(save_arrays, arrays=average), about)
+        keep |= {averaged, f"{averaged}.json"}
     write_json(folder / "latest.json", KIND, {
         "epoch": position.epoch, "weights": weights, "optimizer": arrays, "state": position.state,
-        "updates": trainer.optimizer.num_update,
+        "updates": trainer.optimizer.num_update, **({} if average is None else {"average": averaged}),
     })
-    keep = {weights, f"{weights}.json", arrays, "latest.json"}
     for path in folder.iterdir():
-        if path.name not in keep and path.name.startswith(("weights-", "optimizer-", ".")):
+        if path.name not in keep and path.name.startswith(("weights-", "optimizer-", "average-", ".")):
             path.unlink(missing_ok=True)
+
+
+def amend(folder: Path, state: dict[str, Any]) -> None:
+    """Replace the position's `state` in ``latest.json``, in one step."""
+    write_json(folder / "latest.json", KIND, {**read_latest(folder), "state": state})
+
+
+def save_initial(path: Path, net: Block, about: dict[str, Any]) -> None:
+    """Write the weights that a supernet starts from, for indicators that measure what training changed. Raises: WorkError."""
+    nd.waitall()
+    write_params(path, "network", partial(save_arrays, arrays=weight_arrays(net)), about)
 
 
 def save_arrays(path: str, arrays: Mapping[str, NDArray]) -> None:
@@ -91,8 +110,16 @@ def read_latest(folder: Path) -> dict[str, Any]:
 
 
 def latest_weights(folder: Path) -> Path:
-    """Path of the newest complete weights. Raises: UserError when there is no checkpoint."""
-    return folder / read_latest(folder)["weights"]
+    """Path of the newest complete weights, the averaged ones of a run that has them. Raises: UserError without a checkpoint."""
+    latest = read_latest(folder)
+    return folder / latest.get("average", latest["weights"])
+
+
+def load_average(folder: Path) -> dict[str, NDArray] | None:
+    """The averaged weights of the newest checkpoint, None when there are none."""
+    if not (folder / "latest.json").exists() or "average" not in read_latest(folder):
+        return None
+    return load_arrays(folder / read_latest(folder)["average"])
 
 
 def load_checkpoint(folder: Path, net: Block, trainer: Trainer, contexts: list) -> Position | None:
@@ -159,7 +186,7 @@ def optimizer_arrays(net: Block, trainer: Trainer) -> dict[str, NDArray]:
     """
     names = _names(net)
     arrays = {}
-    for index, state in trainer._updaters[0].states.items():
+    for index, state in sorted(trainer._updaters[0].states.items()):
         for part, array in enumerate(_parts(state)):
             if array is not None:
                 arrays[f"{names[trainer._params[index]]}:{part}"] = array
@@ -206,5 +233,5 @@ def average_statistics(net: Block, contexts: list) -> None:
         return
     _settle(net)
     for parameter in net.collect_params().values():
-        if parameter.grad_req == "null":
+        if not parameter._differentiable:
             parameter.set_data(sum(array.as_in_context(contexts[0]) for array in parameter.list_data()) / len(contexts))

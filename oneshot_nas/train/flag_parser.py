@@ -11,13 +11,16 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+from oneshot_nas import shell
 
 PROGRAM = "train_imagenet.py"
 SUPERNET, FIXED = "ShuffleNas", "ShuffleNas_fixArch"
 PAPER = "oneshot"  # the zoo's name of the paper's architecture
 LAYOUTS = {"OneShot": "oneshot", "ShuffleNetV2+": "shufflenetv2+", "mmrazor": "mmrazor", "small": "small"}
 SMOOTHING = 0.1  # of --label-smoothing, as in GluonCV
+BACKENDS = ("mxnet", "dali-gpu", "dali-cpu")  # GluonCV's; the first is there
 IMAGENET = "~/.mxnet/datasets/imagenet"  # where GluonCV keeps it
 EXAMPLE = """examples:
   %(prog)s --model oneshot --use-rec --rec-train train.rec --rec-val val.rec --batch-size 128 --num-gpus 8 \\
@@ -27,18 +30,14 @@ EXAMPLE = """examples:
 The same command again resumes after the last saved epoch."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line with exit code 2, and takes --use_se for --use-se."""
+class Parser(shell.Parser):
+    """Takes --use_se for --use-se."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, with underscores in flag names read as hyphens."""
         words = sys.argv[1:] if args is None else args
         spelled = [re.sub(r"^--[\w-]+", lambda match: match[0].replace("_", "-"), word) for word in words]
         return super().parse_known_args(spelled, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see: {self.prog} --help\n")
 
 
 def parser() -> Parser:
@@ -95,6 +94,8 @@ def parser() -> Parser:
         help="training augmentation; imagenet is GluonCV's")
     add("--rgb-mean", metavar="R,G,B", help="in 0..255; the data set's or ImageNet's unless given")
     add("--rgb-std", metavar="R,G,B", help="in 0..255")
+    add("--data-backend", choices=BACKENDS, default=BACKENDS[0],
+        help=f"who decodes images; {BACKENDS[0]} is our own loader, the others are not there")
     add("--num-training-samples", type=int, help="images of an epoch at most; without it all that there are")
     add("--reduced-dataset-scale", type=float, default=1, help="an epoch has 1/N of its steps")
     add("--calibration-images", type=int,

@@ -10,7 +10,7 @@ from oneshot_nas.arch import get_space
 from oneshot_nas.config import Recipe, parse_recipe
 from oneshot_nas.errors import UserError
 from oneshot_nas.model_zoo import list_models, published
-from oneshot_nas.train.flag_parser import FIXED, IMAGENET, LAYOUTS, PAPER, SMOOTHING, SUPERNET
+from oneshot_nas.train.flag_parser import BACKENDS, FIXED, IMAGENET, LAYOUTS, PAPER, SMOOTHING, SUPERNET
 
 SPACE = "spos_shufflenet"
 LEAST_SCALE = 0.6  # of --ignore-first-two-cs: the first two of the ten scales are 0.2 and 0.4
@@ -20,6 +20,8 @@ LIMITS = re.compile(r"flops-(\d+(?:\.\d+)?)-params-(\d+(?:\.\d+)?)")  # millions
 def run(args: Namespace) -> None:
     """Train what the flags say, then print the run folder and the next command. Raises: UserError, WorkError."""
     recipe = recipe_of(args)
+    if args.logging_file:
+        _check_log(args.logging_file)
 
     from oneshot_nas.train.loop import train
     from oneshot_nas.train.report import next_command, to_stderr
@@ -33,6 +35,14 @@ def run(args: Namespace) -> None:
     out = save_dir(args)
     train(recipe, out, say)
     print(f"run folder: {out}\nnext: {next_command(recipe, out)}")
+
+
+def _check_log(path: str) -> None:
+    """Raise UserError when no line can be added to a log."""
+    try:
+        open(path, "a", encoding="utf-8").close()
+    except OSError as error:
+        raise UserError(f"cannot write --logging-file {path}: {error.strerror or error}") from None
 
 
 def recipe_of(args: Namespace) -> Recipe:
@@ -72,6 +82,9 @@ def _check_flags(args: Namespace) -> None:
             if kind not in kinds.split(" or ") and getattr(args, name):
                 allowed = " and ".join(WORDS[each] for each in kinds.split(" or "))
                 raise UserError(f"--{name.replace('_', '-')} is for {allowed}, not for --model {args.model}; leave it out")
+    if args.data_backend != BACKENDS[0]:
+        raise UserError(f"--data-backend {args.data_backend} is not there; leave it out: our loader decodes on the CPU with "
+                        "--num-data-workers threads")
     records = [name for name in ("rec_train", "rec_train_idx", "rec_val", "rec_val_idx") if getattr(args, name)]
     if records and not args.use_rec:
         raise UserError(f"--{records[0].replace('_', '-')} is given without --use-rec; add --use-rec to read RecordIO files")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
@@ -24,21 +26,23 @@ from oneshot_nas.errors import UserError
 from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, batches
 from oneshot_nas.nets.fixed import Network, fixed_network
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.losses import CrossEntropy
 from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
+from oneshot_nas.train.step import Forward, Shard
 from oneshot_nas.train.zoo import zoo_network
 
 PROBES = 3  # fixed random architectures whose mean accuracy is the supernet's validation curve
 PROBE_CALIBRATION, PROBE_VALIDATION = 512, 1024
 MOST_CALIBRATION, MOST_VALIDATION = 2000, 5000  # images held out unless the recipe says how many
 
-Forward = Callable[[NDArray], NDArray]
 
 
 @dataclass
 class Job:
     """A network to train.
 
-    forward(epoch, step): the function from images to logits of that step. validate(): scores of the present weights.
+    forwards(seed, epoch, step, shards): the functions from images to logits of that step, the first of which learns from the
+    labels and teaches the others; `shards` are its images and targets. validate(): scores of the present weights.
     `holdout` is what training must not see; `about` describes the weights for the files beside them; `view` is what computes
     a fixed network in training, where that is not `net` itself.
     """
@@ -46,7 +50,7 @@ class Job:
     net: Block
     classes: int
     preprocessing: Preprocessing
-    forward: Callable[[int, int], Forward]
+    forwards: Callable[[int, int, int, Sequence[Shard]], list[Forward]]
     validate: Callable[[], dict[str, float]]
     summary: str
     about: dict[str, Any]
@@ -105,41 +109,70 @@ def absolute(recipe: Recipe) -> Recipe:
 
     return recipe.model_copy(update={
         "data": full(recipe.data), "records": section(recipe.records, "train", "train_idx", "val", "val_idx"),
-        "start": section(recipe.start, "weights", "optimizer"), "loss": section(recipe.loss, "teacher_params")})
+        "start": section(recipe.start, "weights", "supernet", "optimizer"), "loss": section(recipe.loss, "teacher_params")})
 
 
-def make_job(recipe: Recipe, source: Source) -> Job:
-    """Build and initialise what the recipe trains. Raises: UserError for anything that does not fit together."""
+def make_job(recipe: Recipe, source: Source, over: Space | None = None) -> Job:
+    """Build and initialise what the recipe trains; `over` is the part of a supernet's space that is trained (none: all of it).
+
+    Raises: UserError for anything that does not fit together.
+    """
     mx.random.seed(recipe.seed)
     if recipe.space is not None:
-        return _supernet_job(recipe, source)
+        return _supernet_job(recipe, source, over)
     return _fixed_job(recipe, source)
 
 
-def _supernet_job(recipe: Recipe, source: Source) -> Job:
+def _supernet_job(recipe: Recipe, source: Source, over: Space | None) -> Job:
     assert recipe.space is not None
     space = training_space(recipe.space, {**recipe.options, "classes": class_count(recipe, source)}, recipe.allowed)
     preprocessing = preprocessing_of(recipe, source, int(space.options["input_size"]))
     contexts = contexts_of(recipe)
-    net = Supernet(space)
+    net = Supernet(space, recipe.bn_momentum)
     net.initialize(ctx=contexts)
-    sampler: Sampler = make_sampler(space, recipe.sampler, recipe.seed)
+    over = space if over is None else over
     holdout = holdout_of(recipe, source.part("train").labels.astype(int))
-    average = recipe.sampler.average_blocks
-
-    def forward(epoch: int, step: int) -> Forward:
-        arch = sampler(epoch, step)[0]
-        return lambda images: net.mean_of_blocks(images, arch) if average else net(images, arch)
 
     smallest, largest = cost(space.smallest()), cost(space.largest())
     return Job(
-        net, int(space.options["classes"]), preprocessing, forward, _probe(recipe, source, net, preprocessing, holdout, contexts),
+        net, int(space.options["classes"]), preprocessing, _forwards(net, over, recipe),
+        _probe(recipe, source, net, over, preprocessing, holdout, contexts),
         f"supernet of '{space.name}': {_count(net):,} parameters, {space.size:.3g} architectures, "
         f"{smallest.flops / 1e6:.1f} to {largest.flops / 1e6:.1f} M multiply-adds; "
         f"{describe(space, recipe.sampler, recipe.epochs)}",
         {"space": space.name, "options": dict(space.options), "preprocessing": preprocessing.to_json()},
         holdout=holdout, space=space, contexts=contexts,
     )
+
+
+def _forwards(net: Supernet, over: Space, recipe: Recipe) -> Callable[[int, int, int, Sequence[Shard]], list[Forward]]:
+    """What `Job.forwards` is for a supernet whose steps draw from `over`."""
+    sandwich = recipe.sampler.sandwich
+    first = net.mean_of_blocks if recipe.sampler.average_blocks else net
+    others = net.calm if sandwich is not None and sandwich.calm else net
+
+    @lru_cache(maxsize=1)
+    def sampler_of(seed: int) -> Sampler:
+        return make_sampler(over, recipe.sampler, seed)
+
+    sampler_of(recipe.seed)  # now, for its errors
+
+    def forwards(seed: int, epoch: int, step: int, shards: Sequence[Shard]) -> list[Forward]:
+        archs = sampler_of(seed)(epoch, step, partial(_loss_of, net, shards))
+        return [partial(_call, first if place == 0 else others, arch) for place, arch in enumerate(archs)]
+
+    return forwards
+
+
+def _call(network: Callable[[NDArray, Arch], NDArray], arch: Arch, images: NDArray) -> NDArray:
+    return network(images, arch)
+
+
+def _loss_of(net: Supernet, shards: Sequence[Shard], arch: Arch) -> float:
+    """Mean loss of `arch` on the batch over all devices, with batch statistics, without dropout; nothing is learnt from it."""
+    with autograd.pause(train_mode=True):
+        losses = [CrossEntropy()(net.calm(images, arch).astype("float32", copy=False), target) for images, target in shards]
+    return sum(float(loss.sum().asscalar()) for loss in losses) / sum(map(len, losses))
 
 
 def preprocessing_of(recipe: Recipe, source: Source, input_size: int) -> Preprocessing:
@@ -157,12 +190,17 @@ def holdout_of(recipe: Recipe, labels: np.ndarray) -> Holdout:
     return split_holdout(labels, calibration, validation, recipe.seed)
 
 
-def _probe(recipe: Recipe, source: Source, net: Supernet, preprocessing: Preprocessing, holdout: Holdout,
+def _probe(recipe: Recipe, source: Source, net: Supernet, over: Space, preprocessing: Preprocessing, holdout: Holdout,
            contexts: list) -> Callable[[], dict[str, float]]:
-    """Mean accuracy of a few fixed random architectures on held-out images, {} when none were held out."""
+    """Mean accuracy of a few fixed random architectures of `over` on held-out images, {} when none were held out.
+
+    In sandwich training of the largest, the smallest and a random one, the first two also by name.
+    """
     if not holdout.calibration or not holdout.validation:
         return dict
-    archs = [net.space.sample(rng_of("probe", recipe.seed, number)) for number in range(PROBES)]
+    archs = {f"probe{number}": over.sample(rng_of("probe", recipe.seed, number)) for number in range(PROBES)}
+    if recipe.sampler.sandwich is not None:
+        archs = {"largest": over.largest(), "smallest": over.smallest(), "probe": archs["probe0"]}
     kept: list[Evaluator] = []
 
     def validate() -> dict[str, float]:
@@ -171,8 +209,9 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, preprocessing: Preproc
             images, labels = decode_images(source, holdout.validation[:PROBE_VALIDATION], preprocessing)
             arrays = [batches(array, contexts[0]) for array in (fixed, images, labels)]
             kept.append(Evaluator(net, arrays[0], arrays[1], arrays[2], {}))
-        scores = [kept[0](arch) for arch in archs]
-        return {name: sum(score[name] for score in scores) / len(scores) for name in ("top1", "top5")}
+        scores = {name: kept[0](arch) for name, arch in archs.items()}
+        means = {name: sum(score[name] for score in scores.values()) / len(scores) for name in ("top1", "top5")}
+        return means | {f"{name}_top1": scores[name]["top1"] for name in ("largest", "smallest") if name in scores}
 
     return validate
 
@@ -191,7 +230,7 @@ def _fixed_job(recipe: Recipe, source: Source) -> Job:
 
     about: dict[str, Any] = {"preprocessing": preprocessing.to_json()}
     about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
-    return Job(net, classes, preprocessing, lambda epoch, step: run, _accuracy(recipe, source, net, preprocessing, contexts[0]),
+    return Job(net, classes, preprocessing, lambda *_: [run], _accuracy(recipe, source, net, preprocessing, contexts[0]),
                summary, about, arch=arch, contexts=contexts, view=view)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from oneshot_nas.config import Recipe
 from oneshot_nas.files import write_text
 from oneshot_nas.model_zoo import list_models
 from oneshot_nas.progress import QUIET_SECONDS
+from oneshot_nas.shell import command
 
 Log = Callable[[str], None]
 Scalars = Callable[[Mapping[str, Any], int], None]
@@ -65,10 +67,11 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
 def next_command(recipe: Recipe, out: str | os.PathLike) -> str:
     """The command that makes use of a finished run."""
     if recipe.space is not None:
-        return f"oneshot-nas search --supernet {out} --out {out}-search --algorithm evolution --budget 200 --population 50"
+        return command("search", "--supernet", out, "--out", f"{out}-search", "--algorithm", "evolution", "--budget", 200,
+                       "--population", 50)
     if recipe.model is None or recipe.model in list_models():
-        return f"oneshot-nas export --run {out} --format symbol,onnx --out {out}/export"
-    return f"oneshot-nas plot {out}"  # GluonCV's own networks are not exported by architecture
+        return command("export", "--run", out, "--format", "symbol,onnx", "--out", f"{out}/export")
+    return command("plot", out)  # GluonCV's own networks are not exported by architecture
 
 
 @contextmanager
@@ -92,6 +95,28 @@ def tensorboard(folder: Path, epoch: int) -> Iterator[Scalars]:
             writer.flush()
 
         yield scalars
+
+
+@dataclass
+class Tally:
+    """Sums over the steps of an epoch, kept on the device until they are read."""
+
+    loss: Any = 0.0
+    right: Any = 0.0
+    images: int = 0
+
+    def add(self, losses: list, outputs: list, labels: list) -> None:
+        """Count the losses (n,), logits (n, K) and labels (n,) of every shard of a step."""
+        home = losses[0].context
+        for loss, logits, label in zip(losses, outputs, labels, strict=True):
+            self.loss = self.loss + loss.astype("float32").sum().as_in_context(home)
+            hits = (logits.argmax(axis=1).astype("float32") == label.as_in_context(logits.context)).sum()
+            self.right = self.right + hits.as_in_context(home)
+            self.images += len(label)
+
+    def read(self) -> tuple[float, float]:
+        """(mean loss, share of right answers) so far."""
+        return float(self.loss.asscalar()) / self.images, float(self.right.asscalar()) / self.images
 
 
 class Bar:

@@ -52,8 +52,24 @@ class FixedRun:
     preprocessing: Preprocessing
 
 
-def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetRun:
-    """Read a supernet run with its newest complete weights. Raises: UserError that names the missing or foreign file."""
+@dataclass(frozen=True)
+class SupernetFiles:
+    """A supernet run without its network: what it says of itself, and where its newest complete weights are."""
+
+    folder: Path
+    space: Space
+    recipe: Recipe
+    about: dict[str, Any]
+    weights: Path
+
+    @property
+    def digest(self) -> str:
+        """Digest of the weights, which tells two supernets apart on every machine."""
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()
+
+
+def open_supernet(folder: str | Path) -> SupernetFiles:
+    """Read what a supernet run says of itself, not its weights. Raises: UserError that names the missing or foreign file."""
     run = RunFolder(folder)
     if not run.path.is_dir():
         raise UserError(f"no run folder {folder}; `oneshot-nas train --recipe FILE.yaml --out {folder}` makes one")
@@ -62,15 +78,22 @@ def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetR
     about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
     try:
         space = training_space(about["space"], about["options"], recipe.allowed)
-        holdout = Holdout.from_json(about["holdout"])
-        preprocessing = Preprocessing.from_json(about["preprocessing"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
-    net = Supernet(space)
-    weights = latest_weights(run.checkpoint)
-    load_weights(net, weights, contexts or [mx.cpu()])
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return SupernetRun(run.path, space, net, recipe, holdout, preprocessing, about, digest)
+    return SupernetFiles(run.path, space, recipe, about, latest_weights(run.checkpoint))
+
+
+def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetRun:
+    """Read a supernet run with its newest complete weights. Raises: UserError that names the missing or foreign file."""
+    run = open_supernet(folder)
+    try:
+        holdout = Holdout.from_json(run.about["holdout"])
+        preprocessing = Preprocessing.from_json(run.about["preprocessing"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.folder / 'supernet.json'} lacks {error}; it was not written by this program") from None
+    net = Supernet(run.space)
+    load_weights(net, run.weights, contexts or [mx.cpu()])
+    return SupernetRun(run.folder, run.space, net, run.recipe, holdout, preprocessing, run.about, run.digest)
 
 
 def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:

@@ -1,7 +1,8 @@
 """Which architecture a training step uses: samplers, each a pure function of (seed, epoch, step).
 
 A sampler is called as ``sampler(epoch, step)`` and returns the list of architectures of that step (one for single path).
-Nothing is remembered between calls but caches, so a resumed run draws what an uninterrupted one would have drawn.
+Nothing is remembered between calls but caches, so a resumed run draws what an uninterrupted one would have drawn. A third
+argument is what attentive samplers choose by: a function from an architecture to its loss on the images of the step.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import numpy as np
 
 from oneshot_nas.arch import Arch, Space, show
 from oneshot_nas.config import Sampler as SamplerConfig
-from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_range, sample_within
+from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_limits, sample_within
 from oneshot_nas.costs.table import CostTable, cost_table, random_indices
 from oneshot_nas.errors import UserError
-
-Sampler = Callable[[int, int], list[Arch]]
+from oneshot_nas.train.elastic import Sampler, Score, attentive, conditioned, sandwich
 
 SCALE = "scale"  # the choice that the warm-up and the least scale are about
 # (epochs since channel selection began, smallest scale from then on). Source: the warm-up tables of the MXNet predecessor for
@@ -44,16 +44,19 @@ def rng_of(*counters: int | str) -> random.Random:
 def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
     """Return the sampler that a recipe names. Raises: UserError for limits no architecture meets.
 
-    Samplers with limits begin at `limits_epoch`; the epochs before it are sampled as by 'uniform', because the large scales of
+    With `sandwich` it returns the largest network first, then as many as the recipe says, then the smallest one. Samplers with
+    limits begin at `limits_epoch`; the epochs before it are sampled as by 'uniform', because the large scales of
     the warm-up do not fit the limits.
     """
     space = at_least(space, config.least_scale)
+    single = _single(space, config, seed)
+    return single if config.sandwich is None else sandwich(space, single, config.sandwich)
+
+
+def _single(space: Space, config: SamplerConfig, seed: int) -> Sampler:
+    """The sampler of one architecture a step."""
     early = uniform(space, seed, config)
-    limits = Limits(
-        parse_range(config.flops, "FLOPs") if config.flops else ANY,
-        parse_range(config.params, "params") if config.params else ANY,
-        config.rule,
-    )
+    limits = parse_limits(config.flops or None, config.params or None, config.rule)
     if config.name == "uniform":
         if limits.flops != ANY or limits.params != ANY:
             raise UserError(f"sampler 'uniform' keeps no limits, {limits} given; use the sampler 'box' or 'stroll'")
@@ -65,14 +68,20 @@ def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
         "bins": lambda: flops_bins(space, seed, limits, config.bins),
         "box": lambda: box(space, seed, limits),
         "stroll": lambda: strolling(space, seed, limits),
+        "flops": lambda: conditioned(space, seed, limits, config.bins),
+        "bestup": lambda: attentive(space, seed, limits, config.bins, config.candidates, best=True),
+        "worstup": lambda: attentive(space, seed, limits, config.bins, config.candidates, best=False),
     }
     limited, start = names[config.name](), limits_epoch(space, config)
-    return lambda epoch, step: (early if epoch < start else limited)(epoch, step)
+    return lambda epoch, step, score=None: (early if epoch < start else limited)(epoch, step, score)
 
 
 def describe(space: Space, config: SamplerConfig, epochs: int) -> str:
     """How the epochs of a run are sampled, in words."""
     parts = ["all operators averaged" if config.average_blocks else "one path a step"]
+    if config.sandwich is not None:
+        smallest = " and the smallest network" if config.sandwich.smallest else ""
+        parts = [f"every step the largest network, {config.sandwich.random} sampled ones{smallest}"]
     if config.first_channel_epoch:
         parts.append(f"every scale at its largest in epochs 1 to {min(config.first_channel_epoch, epochs)}")
     if config.warmup and config.first_channel_epoch < epochs:
@@ -110,7 +119,7 @@ def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
     ordered = {choice.name for choice in space.choices if choice.ordered}
     table = WARMUP[config.warmup] if config.warmup and space.choice(SCALE) else ()
 
-    def sampler(epoch: int, step: int) -> list[Arch]:
+    def sampler(epoch: int, step: int, score: Score | None = None) -> list[Arch]:
         rng = rng_of("uniform", seed, epoch, step)
         largest = epoch < config.first_channel_epoch
         least = min((scale for start, scale in table if start <= epoch - config.first_channel_epoch), default=0.0)
@@ -130,7 +139,7 @@ def box(space: Space, seed: int, limits: Limits) -> Sampler:
     def pool(epoch: int, number: int) -> list[Arch]:
         return sample_within(space, limits, np.random.default_rng([seed, epoch, number]), POOL)
 
-    return lambda epoch, step: [pool(epoch, step // POOL)[step % POOL]]
+    return lambda epoch, step, score=None: [pool(epoch, step // POOL)[step % POOL]]
 
 
 def flops_bins(space: Space, seed: int, limits: Limits, bins: int) -> Sampler:
@@ -142,7 +151,7 @@ def flops_bins(space: Space, seed: int, limits: Limits, bins: int) -> Sampler:
     edges = np.linspace(limits.flops[0], limits.flops[1], bins + 1)
     table = cost_table(space, limits.rule)
 
-    def sampler(epoch: int, step: int) -> list[Arch]:
+    def sampler(epoch: int, step: int, score: Score | None = None) -> list[Arch]:
         rng = np.random.default_rng([seed, epoch, step])
         chosen = int(rng.integers(bins))
         best, distance = None, float("inf")
@@ -199,7 +208,7 @@ def strolling(space: Space, seed: int, limits: Limits) -> Sampler:
     def visited(epoch: int) -> tuple[list[np.ndarray], Iterator[np.ndarray]]:
         return [], walk(epoch)
 
-    def sampler(epoch: int, step: int) -> list[Arch]:
+    def sampler(epoch: int, step: int, score: Score | None = None) -> list[Arch]:
         known, ahead = visited(epoch)
         known.extend(islice(ahead, max(0, step + 1 - len(known))))
         return [space.decode(known[step].tolist())]

@@ -11,15 +11,19 @@ from typing import Any
 
 import mxnet as mx
 from mxnet.gluon import Block, nn
+from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, show
 from oneshot_nas.errors import UserError
 from oneshot_nas.model_zoo import get_model, list_models
-from oneshot_nas.train.checkpoint import shapes_differ
+from oneshot_nas.sections import Loss
+from oneshot_nas.train.checkpoint import load_weights, shapes_differ
+from oneshot_nas.train.step import Forward
 
 # Options of GluonCV models beyond classes and input_size; each exists for some of its families only.
 GLUONCV_OPTIONS = ("pretrained", "last_gamma", "batch_norm", "use_gn")
 USUAL_SIZE = 224
+IMAGENET_CLASSES = 1000  # of GluonCV's pretrained weights
 GROUPS = 32  # of GroupNorm (Wu and He, ECCV 2018)
 
 
@@ -42,6 +46,28 @@ def zoo_network(name: str, classes: int, options: Mapping[str, Any], contexts: l
     if pretrained:
         _copy_common(_gluoncv(name, {**_arguments(name, options), "pretrained": True}), other, contexts)
     return other, None, size
+
+
+def make_teacher(loss: Loss, classes: int, input_size: int, contexts: list, dtype: str) -> Forward | None:
+    """The function from images to logits of a recipe's teacher, None when it has none. Raises: UserError."""
+    if loss.teacher is None:
+        return None
+    if loss.teacher_params is None and classes != IMAGENET_CLASSES:
+        raise UserError(f"teacher '{loss.teacher}' needs weights for {classes} classes: give them as loss.teacher_params "
+                        "(--teacher-params FILE.params)")
+    options = {"input_size": input_size, "pretrained": loss.teacher_params is None}
+    net, _, _ = zoo_network(loss.teacher, classes, options, contexts)
+    if loss.teacher_params is not None:
+        load_weights(net, loss.teacher_params, contexts)
+    if dtype != "float32":
+        net.cast(dtype)
+    net.hybridize(static_alloc=True)
+
+    def forward(images: NDArray) -> NDArray:
+        with mx.autograd.pause(train_mode=False):
+            return net(images)
+
+    return forward
 
 
 def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,4 +133,4 @@ def _copy_common(source: Block, target: Block, contexts: list) -> None:
             parameter._load_init(given[name].data(), contexts)
 
 
-__all__ = ["GLUONCV_OPTIONS", "check_output", "zoo_network"]
+__all__ = ["GLUONCV_OPTIONS", "check_output", "make_teacher", "zoo_network"]

@@ -1,0 +1,45 @@
+"""Where a run starts: at random weights, at the files of another run, or at a network's share of a trained supernet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mxnet.gluon import Trainer
+
+from oneshot_nas.errors import UserError
+from oneshot_nas.indicators.accuracy import load_evaluator
+from oneshot_nas.nets.inherit import inherit
+from oneshot_nas.nets.recalibrate import recalibrate
+from oneshot_nas.sections import Start
+from oneshot_nas.train.checkpoint import Position, load_optimizer, load_weights
+from oneshot_nas.train.job import Job
+from oneshot_nas.train.runs import load_supernet
+
+
+def begin(start: Start | None, job: Job, trainer: Trainer, steps: int) -> Position:
+    """Give `job` the weights that `start` names; `steps` are those of an epoch. Raises: UserError for what does not fit."""
+    if start is None:
+        return Position(0, {})
+    if start.supernet is not None:
+        _from_supernet(start.supernet, job)
+        return Position(0, {})
+    assert start.weights is not None
+    load_weights(job.net, start.weights, job.contexts)
+    if start.optimizer is not None:
+        load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts, start.epoch * steps)
+    return Position(start.epoch, {})
+
+
+def _from_supernet(folder: str, job: Job) -> None:
+    """Copy the supernet's weights for this architecture, recalibrated on its calibration images."""
+    assert job.arch is not None
+    prepared = load_supernet(folder).preprocessing
+    if prepared != job.preprocessing:
+        raise UserError(f"the supernet in {folder} was trained on images prepared as {prepared.to_json()}, this run "
+                        f"prepares them as {job.preprocessing.to_json()}; give the same mean, std and crop_ratio, and the same "
+                        "data set")
+    evaluator = load_evaluator(folder)
+    net = recalibrate(inherit(evaluator.net, evaluator.space.check(job.arch)), evaluator.calibration, evaluator.method)
+    wanted = job.net._collect_params_with_prefix()
+    for name, parameter in net._collect_params_with_prefix().items():
+        wanted[name].set_data(parameter.data())
