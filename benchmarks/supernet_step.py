@@ -21,7 +21,8 @@ def main() -> None:
     from masked import MaskedSupernet
 
     from oneshot_nas import Supernet, cost, get_space
-    from oneshot_nas.train.step import CrossEntropy, make_trainer, run_step, targets
+    from oneshot_nas.train.losses import CrossEntropy
+    from oneshot_nas.train.step import make_trainer, run_step, targets
 
     space = get_space("spos_shufflenet", input_size=given.size)
     shape = (given.batch, 3, given.size, given.size)

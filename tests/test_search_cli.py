@@ -17,6 +17,7 @@ from oneshot_nas.arch import get_space, read_arch_file
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import RunFolder
 from oneshot_nas.files import read_json
+from oneshot_nas.shell import program
 
 SPACE = get_space("spos_shufflenet", classes=10, input_size=32, layout="small")
 
@@ -76,8 +77,8 @@ def test_a_search_writes_its_files_and_says_what_comes_next(tmp_path, capsys):
     assert SPACE.check(read_arch_file("found/arch.json"))
     assert result["candidates"] == 12 and result["failed"] == 0 and result["limits"]["flops"] == [4e6, 5e6]
     assert result["noise"]["std"] == pytest.approx(0.001)  # values x, x + 0.001, x + 0.002
-    assert result["next"] == ["oneshot-nas train --recipe super/config.yaml --arch found/arch.json --out found-retrain",
-                              "oneshot-nas plot found", "oneshot-nas history found --json"]
+    assert result["next"] == [f"{program()} train --recipe super/config.yaml --arch found/arch.json --out found-retrain",
+                              f"{program()} plot found", f"{program()} history found --json"]
     assert [line for line in err.splitlines() if line.startswith("next: ")] == [f"next: {text}" for text in result["next"]]
     assert out.startswith(f"best        candidate {result['best']['index']}: ") and "front" in out and "noise" in out
     assert len(folder.log.read_text().splitlines()) == 12
@@ -131,13 +132,19 @@ def test_a_failed_candidate_is_shown(capsys):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--indicator", "bn-gamma"], "indicator 'bn-gamma' is not there yet"), (["--indicator", "luck"], "unknown indicator 'luck'"),
+    (["--predictor", "x.npz"], "--predictor goes with --indicator predictor"),
+    (["--indicator", "luck"], "unknown indicator 'luck'"),
     (["--objective", "speed"], "unknown objective 'speed'"), (["--algorithm", "anneal"], "unknown search algorithm 'anneal'"),
     (["--flops", "1G:2G"], "reachable is"), (["--flops", "x"], "FLOPs limit 'x'"), (["--rule", "x"], "unknown cost rule"),
     (["--over", "width"], "no choice"), (["--over", "scale"], "--base ARCH.json"), (["--base", "none.json"], "cannot read"),
     (["--population", "0"], "population must be at least 1"), (["--budget", "0"], "budget must be at least 1"),
     (["--storage", "nonsense"], "not a database URL"), (["--against", "latency"], "Pareto front"),
-    (["--workers", "0"], "--workers"),
+    (["--workers", "0"], "--workers"), (["--algorithm", "coarse-to-fine"], "('block') of 'spos_shufflenet' are not"),
+    (["--indicator", "predictor", "--predictor", "none.npz"], "cannot read predictor none.npz: No such file"),
+    (["--indicator", "predictor", "--children", "3"], "3 children are no choice for a population of 4"),
+    (["--targets", "0"], "no number of targets"), (["--targets", "x"], "neither a number of targets"),
+    (["--targets", "4.5M,9M"], "FLOPs target 9M is outside the reachable range 4M:5M"),
+    (["--targets", "4", "--algorithm", "nsga2"], "do not go with algorithm 'nsga2'"),
 ])
 def test_wrong_use_is_one_line_and_leaves_no_study(words, message, capsys):
     assert search(*words) == 2

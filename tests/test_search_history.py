@@ -231,7 +231,9 @@ def test_many_differences_are_counted():
 
 def test_a_study_that_died_before_its_fingerprint_is_adopted(url):
     optuna.create_study(study_name="search", storage=url, direction="maximize")
-    start_history(TASK, url)
+    assert list(start_history(TASK, url).candidates) == list(read_history(url).candidates) == []
+    with pytest.raises(UserError, match="belongs to another search"):  # it has the fingerprint now
+        start_history(replace(TASK, seed=TASK.seed + 1), url)
 
 
 def test_a_foreign_study_is_refused(url):

@@ -79,7 +79,7 @@ def sometimes_failing(arch):
     return scores
 
 
-@pytest.mark.parametrize("algorithm", SEARCHERS)
+@pytest.mark.parametrize("algorithm", sorted(set(SEARCHERS) - {"coarse-to-fine"}))
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_at_any_write_changes_nothing(algorithm, after):
     task = replace(TASK, algorithm=algorithm, budget=8)
@@ -183,18 +183,18 @@ def test_the_end_of_a_space():
 
 
 def test_a_large_space_that_runs_dry(monkeypatch):
-    import oneshot_nas.search.searchers as searchers
+    import oneshot_nas.search.batch as batch
 
-    monkeypatch.setattr(searchers, "COUNTABLE", 1)
-    monkeypatch.setattr(searchers, "ROUNDS", 10)
-    searchers.countable.cache_clear()
+    monkeypatch.setattr(batch, "COUNTABLE", 1)
+    monkeypatch.setattr(batch, "ROUNDS", 10)
+    batch.countable.cache_clear()
     space = SPACE.restrict({name: [(v,) for v in values[:18]] + [c[:2] for c in SPACE.choice(name).values[18:]]
                             for name, values in SPACE.smallest().choices.items()})
     candidates, ending = search(SearchTask(space, population=5, budget=100))
     assert len(candidates) == 16 and "no further architecture" in ending.reason
     with pytest.raises(UserError, match="population of 20 is larger than the 16"):
         search(SearchTask(space, population=20, budget=100))
-    searchers.countable.cache_clear()
+    batch.countable.cache_clear()
 
 
 def test_failures_are_recorded_and_skipped():
@@ -202,6 +202,7 @@ def test_failures_are_recorded_and_skipped():
     failed = [c for c in candidates if not c.ok]
     assert len(candidates) == 10 and 0 < len(failed) < 10
     assert {c.error for c in failed} == {"RuntimeError: xception at the start"}
+    assert any(c.parents for c in candidates)
     assert all(not set(c.parents) & {f.index for f in failed} for c in candidates)
 
 

@@ -9,10 +9,12 @@ from oneshot_nas.arch import get_space
 from oneshot_nas.costs.analytic import cost, micronet
 from oneshot_nas.costs.limits import Limits
 from oneshot_nas.errors import UserError
+from oneshot_nas.search.batch import Rules, countable
 from oneshot_nas.search.candidate import Candidate
-from oneshot_nas.search.searchers import SEARCHERS, Rules, countable, evolution, nsga2, random_search
+from oneshot_nas.search.searchers import SEARCHERS, evolution, nsga2, random_search
 from oneshot_nas.search.task import OBJECTIVES, Objective, SearchTask, parse_over
 
+UNORDERED = ("random", "evolution", "nsga2")  # for spaces with unordered choices, too
 SPACE = get_space("spos_shufflenet", classes=10, input_size=32, layout="small")
 LIMITS = Limits(flops=(4e6, 5e6), params=(0, 0.9e6))
 PUBLISHED = {"block": ("shuffle3",) * 20, "scale": (1.0,) * 20}
@@ -59,7 +61,7 @@ def run(task, count, failing=()):
     return history
 
 
-@pytest.mark.parametrize("algorithm", SEARCHERS)
+@pytest.mark.parametrize("algorithm", UNORDERED)
 def test_proposals_are_legal_new_and_repeatable(algorithm):
     task = SearchTask(SPACE, LIMITS, algorithm, population=20, seed=3)
     history = run(task, 100, failing={5, 21})
@@ -73,7 +75,7 @@ def test_proposals_are_legal_new_and_repeatable(algorithm):
     assert any(c.parents for c in history) == (algorithm != "random")
 
 
-@pytest.mark.parametrize("algorithm", SEARCHERS)
+@pytest.mark.parametrize("algorithm", UNORDERED)
 def test_a_batch_depends_only_on_what_came_before_it(algorithm):
     task = SearchTask(SPACE, LIMITS, algorithm, population=10)
     history = run(task, 40)
@@ -98,7 +100,7 @@ def test_evolution_is_that_of_the_paper():
 
 
 def test_evolution_and_nsga2_climb_higher_than_random():
-    best = {name: max(map(fitness, run(SearchTask(SPACE, LIMITS, name, population=25), 300))) for name in SEARCHERS}
+    best = {name: max(map(fitness, run(SearchTask(SPACE, LIMITS, name, population=25), 300))) for name in UNORDERED}
     assert best["evolution"] > best["random"] + 0.1
     assert best["nsga2"] > best["random"]
 
@@ -106,19 +108,19 @@ def test_evolution_and_nsga2_climb_higher_than_random():
 def test_nsga2_spreads_over_costs():
     limits = Limits(flops=(2.5e6, 9e6))
     cheap = {}
-    for name in SEARCHERS:
+    for name in UNORDERED:
         history = run(SearchTask(SPACE, limits, name, population=25, against=("flops",)), 300)
         cheap[name] = sum(c.cost.flops < 3.65e6 for c in history)
     assert cheap["nsga2"] > 60 > 30 > max(cheap["random"], cheap["evolution"]), cheap
 
 
 def test_first_batch_is_uniform_for_every_algorithm():
-    batches = [SearchTask(SPACE, LIMITS, name).propose([], 0) for name in SEARCHERS]
+    batches = [SearchTask(SPACE, LIMITS, name).propose([], 0) for name in UNORDERED]
     assert batches[0] == batches[1] == batches[2]
     assert not any(proposal.parents for proposal in batches[0])
 
 
-@pytest.mark.parametrize("algorithm", SEARCHERS)
+@pytest.mark.parametrize("algorithm", UNORDERED)
 def test_a_small_space_is_searched_to_its_end(algorithm):
     space = tiny()
     history = run(SearchTask(space, algorithm=algorithm, population=6), 100)
@@ -159,10 +161,10 @@ def test_an_empty_history_with_hopeless_limits_is_an_error():
 
 def test_narrow_limits_end_a_search_of_a_large_space(monkeypatch):
     import oneshot_nas.costs.limits as limits
-    import oneshot_nas.search.searchers as searchers
+    import oneshot_nas.search.batch as batch
 
     monkeypatch.setattr(limits, "DRAWS", 3 * limits.BATCH)
-    monkeypatch.setattr(searchers, "COUNTABLE", 1)
+    monkeypatch.setattr(batch, "COUNTABLE", 1)
     countable.cache_clear()
     space = tiny(4, 2)
     history = run(SearchTask(space, algorithm="random", population=50), 1000)

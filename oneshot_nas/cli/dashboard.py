@@ -36,6 +36,7 @@ def command(
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}; give another --port or --host") from None
+        reason = str(error.strerror or error).partition(" (while")[0]  # what follows repeats the address
+        raise UserError(f"cannot listen on {host}:{port}: {reason}; give another --port or --host") from None
     print(f"http://{host}:{port}/dashboard/studies/{number} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     run_server(opened, host=host, port=port)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from oneshot_nas import shell
 
 if TYPE_CHECKING:
     from oneshot_nas.data.datasets import Dataset, Report
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
 HELP = "Make RecordIO data sets and check them.  Example:  oneshot-nas data digits data/digits"
 app = typer.Typer(no_args_is_help=True, help=HELP)
 
-RECIPES = {
-    "digits": "recipes/digits_supernet.yaml",
-    "cifar10": "recipes/cifar10_supernet.yaml",
-    "folder": "recipes/imagenet_supernet.yaml",
-}
 SHOWN = 20
 
 Out = Annotated[Path, typer.Argument(help="Folder for train/val .rec and .idx and dataset.json.")]
@@ -131,7 +127,8 @@ def check(
             _show(report)
     bad = [f"{record} of {report.rec}: {record.reason}" for report in reports for record in report.bad]
     if bad:
-        raise UserError(f"{len(bad)} bad records, the first is {bad[0]}; pack the data set again without them")
+        count = "1 bad record:" if len(bad) == 1 else f"{len(bad)} bad records, the first is"
+        raise UserError(f"{count} {bad[0]}; pack the data set again without {'it' if len(bad) == 1 else 'them'}")
     load_dataset(path)
 
 
@@ -155,5 +152,5 @@ def _tell(out: Path, source: str, dataset: Dataset, as_json: bool, skipped: tupl
         return
     sizes = "x".join(map(str, size)) if size else "sizes vary"
     typer.echo(f"{out}: {counts['train']} train and {counts['val']} val images of {dataset.class_count} classes, {sizes}")
-    setting = shlex.quote(f"data={out}")
-    typer.echo(f"next: oneshot-nas train --recipe {RECIPES[source]} --set {setting} --out runs/supernet")
+    recipe = shell.recipe(f"{source}_supernet")
+    typer.echo(f"next: {shell.command('train', '--recipe', recipe, '--set', f'data={out}', '--out', f'runs/{source}')}")

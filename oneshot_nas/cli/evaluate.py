@@ -1,4 +1,4 @@
-"""``oneshot-nas evaluate``: accuracy of architectures with a supernet's weights, or of a trained fixed network."""
+"""``oneshot-nas evaluate``: scores of architectures with a supernet's weights, or accuracy of a trained fixed network."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ def command(
     supernet: Annotated[str | None, typer.Option(help="run folder of a trained supernet", metavar="RUN")] = None,
     arch: Annotated[str | None, typer.Option(help="arch.json, JSON lines, or - for standard input", metavar="FILE|-")] = None,
     run: Annotated[str | None, typer.Option(help="run folder of a trained fixed network", metavar="RUN")] = None,
+    indicator: Annotated[str, typer.Option(help="what scores: accuracy; bn-gamma or angle, which need no images")] = "accuracy",
+    base_weights: Annotated[str | None, typer.Option(
+        help="weights that angle measures from (default: the supernet's first ones)", metavar="FILE.params")] = None,
     calib_images: Annotated[int | None, typer.Option(help="held-out images that set BatchNorm statistics (default: all)")] = None,
     val_images: Annotated[int | None, typer.Option(help="held-out images that are classified (default: all)")] = None,
     method: Annotated[str, typer.Option(help="BatchNorm recalibration: population or cumulative")] = "population",
     json_: Annotated[bool, typer.Option("--json", help="one JSON line per architecture on standard output")] = False,
 ) -> None:
-    """Print top-1 and top-5 accuracy, after exact BatchNorm recalibration for a supernet.
+    """Print top-1 and top-5 accuracy, after exact BatchNorm recalibration for a supernet; or another indicator's score.
 
     A supernet is judged on images held out of its training set; a fixed network on the validation set.
 
     Example:  oneshot-nas evaluate --supernet runs/supernet --arch runs/search/arch.json --json
+
+    Example:  oneshot-nas evaluate --supernet runs/bnnas --arch archs.jsonl --indicator bn-gamma --json
     """
     import json
     import sys
 
+    from oneshot_nas.cli.search import INDICATORS
     from oneshot_nas.errors import UserError
+    from oneshot_nas.shell import command
+    from oneshot_nas.values import show
 
+    known = [name for name, each in INDICATORS.items() if not each.screened]
     if (supernet is None) == (run is None) or (supernet is not None) != (arch is not None):
         raise UserError("give either --supernet RUN with --arch FILE, or --run RUN of a trained fixed network")
+    if indicator not in known:
+        raise UserError(f"unknown indicator '{indicator}'; there are {show(known)}")
+    if run is not None and indicator != "accuracy":
+        raise UserError(f"indicator '{indicator}' scores architectures of a supernet; give --supernet RUN with --arch FILE")
+    if base_weights and indicator != "angle":
+        raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     if supernet is not None:
         from oneshot_nas.arch import read_archs
-        from oneshot_nas.indicators.accuracy import load_evaluator
 
         archs = list(read_archs(str(arch)))
-        evaluator = load_evaluator(supernet, calib_images, val_images, method=method)
+        evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method)
         for found in archs:
             evaluator.space.check(found)
-        results: Iterator[dict[str, Any]] = ({**evaluator(found), "images": evaluator.images} for found in archs)
+        results: Iterator[dict[str, Any]] = ({**evaluator(found), **images} for found in archs)
     else:
         from oneshot_nas.indicators.accuracy import evaluate_fixed
 
@@ -46,7 +60,22 @@ def command(
     for scores in results:
         if json_:
             print(json.dumps(scores), flush=True)
-        else:
+        elif "top1" in scores:
             print(f"top1 {scores['top1']:.4f}  top5 {scores['top5']:.4f}  on {scores['images']} images", flush=True)
-    if supernet is not None:
-        print(f"next: oneshot-nas train --recipe RETRAIN.yaml --arch {arch} --out {supernet}-retrain", file=sys.stderr)
+        else:
+            print("  ".join(f"{name} {value:.6f}" for name, value in scores.items()), flush=True)
+    if supernet is not None and arch != "-":
+        words = ("train", "--recipe", f"{supernet}/config.yaml", "--arch", str(arch), "--out", f"{supernet}-retrain")
+        print(f"next: {command(*words)}", file=sys.stderr)
+
+
+def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,
+          method: str) -> tuple[Any, dict[str, int]]:
+    """(evaluator, {"images": how many it classifies} where it does). Raises: UserError."""
+    from oneshot_nas.cli.search import INDICATORS
+
+    chosen = INDICATORS[indicator]
+    if chosen.images:
+        evaluator = chosen.load()(supernet, calib_images, val_images, method=method)
+        return evaluator, {"images": evaluator.images}
+    return chosen.load()(supernet, **({"base_weights": base_weights} if base_weights else {})), {}

@@ -92,10 +92,11 @@ def draw_arch(path: str, rule: str) -> Figure:
 
 def draw_ranking(first: str, second: str, score: str) -> Figure:
     """The scores of two JSON Lines files against each other; accuracies in percent. Raises: UserError."""
-    from oneshot_nas.plots.ranking import paired, ranking, read_scores
+    from oneshot_nas.indicators.ranking import paired, read_scores
+    from oneshot_nas.plots.ranking import ranking
 
     scale, unit = (100, " (%)") if score in ("top1", "top5") else (1, "")
-    indicator, standalone = paired(read_scores(first, score), read_scores(second, score))
+    indicator, standalone = paired(read_scores(first, score), read_scores(second, score), (first, second))
     labels = [f"{Path(path).stem}: {score}{unit}" for path in (first, second)]
     return ranking([scale * value for value in indicator], [scale * value for value in standalone], *labels)
 

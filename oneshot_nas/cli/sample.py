@@ -9,8 +9,7 @@ import numpy as np
 import typer
 
 from oneshot_nas.arch import get_space, parse_options
-from oneshot_nas.costs.analytic import check_rule
-from oneshot_nas.costs.limits import ANY, Limits, parse_range, sample_within
+from oneshot_nas.costs.limits import parse_limits, sample_within
 
 PORTION = 1000  # architectures drawn and printed at a time
 
@@ -29,8 +28,7 @@ def command(
     Example:  oneshot-nas sample spos_shufflenet -n 10 --seed 0 --flops 290M:330M --params :4M
     """
     chosen = get_space(space, **parse_options(space, option or []))
-    limits = Limits(parse_range(flops, "FLOPs") if flops is not None else ANY,
-                    parse_range(params, "params") if params is not None else ANY, check_rule(rule))
+    limits = parse_limits(flops, params, rule)
     rng = np.random.default_rng(seed)
     for start in range(0, count, PORTION):
         for arch in sample_within(chosen, limits, rng, min(PORTION, count - start)):

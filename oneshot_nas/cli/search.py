@@ -2,27 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from oneshot_nas.arch import Space
     from oneshot_nas.config import RunFolder
     from oneshot_nas.search.history import History
     from oneshot_nas.search.loop import Ending
-    from oneshot_nas.search.task import SearchTask
+    from oneshot_nas.search.task import Objective, Screening, SearchTask
 
-INDICATORS = ("accuracy", "bn-gamma", "angle", "predictor")
+
+EXACT = "exact"  # an algorithm without candidates, see `oneshot_nas.search.exact`
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """What scores a candidate: ``factory`` is "module:function" of a loader, imported when it is asked for; ``score`` the name
+    of the score that is maximised.
+
+    The loader is called ``factory(supernet_run, calib_images, val_images, seed=0)``, without the image counts when `images` is
+    False, and returns an evaluator: a callable ``evaluator(arch) -> {score: float, ..., "..._seconds": float}`` with attributes
+    ``space`` (a `Space`) and ``about`` (a JSON mapping that tells it from every other evaluator, with "weights", a digest, where
+    there is one). The same arguments give the same scores; where nothing is random the seed is ignored. `screened`: its scores
+    train a predictor that chooses among many children which are evaluated at all.
+    """
+
+    factory: str
+    score: str = "top1"
+    images: bool = True
+    screened: bool = False
+
+    def load(self) -> Any:
+        """The loader. Raises: UserError when its module is not there."""
+        import importlib
+
+        from oneshot_nas.errors import UserError
+
+        module, function = self.factory.split(":")
+        try:
+            return getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise UserError(f"this indicator is not there yet ({module}); use --indicator accuracy") from None
+
+
+INDICATORS = {
+    "accuracy": Indicator("oneshot_nas.indicators.accuracy:load_evaluator"),
+    "bn-gamma": Indicator("oneshot_nas.indicators.bn_gamma:load_bn_gamma", "bn-gamma", images=False),
+    "angle": Indicator("oneshot_nas.indicators.angle:load_angle", "angle", images=False),
+    "predictor": Indicator("oneshot_nas.indicators.accuracy:load_evaluator", screened=True),
+}
 
 
 def command(
     supernet: Annotated[str, typer.Option(help="Run folder of the trained supernet.", metavar="RUN")],
     out: Annotated[str, typer.Option(help="Run folder of the search; the same command again resumes in it.", metavar="RUN2")],
-    algorithm: Annotated[str, typer.Option(help="evolution, random, or nsga2 (accuracy against --against).")] = "evolution",
+    algorithm: Annotated[str, typer.Option(
+        help="evolution, random, nsga2 (accuracy against --against), coarse-to-fine (a grid, then its best), "
+             "or exact (the proved optimum of bn-gamma).")] = "evolution",
     budget: Annotated[int, typer.Option(help="Candidates in all; a larger one later prolongs the search.")] = 1000,
     population: Annotated[int, typer.Option(help="Candidates of one generation.")] = 50,
     flops: Annotated[str | None, typer.Option(help="FLOPs limits, such as 290M:330M or :330M.", metavar="LO:HI")] = None,
     params: Annotated[str | None, typer.Option(help="Parameter limits, such as :4M.", metavar="LO:HI")] = None,
+    targets: Annotated[str | None, typer.Option(
+        help="Search a whole family: 8 nets in equal steps, or the best up to each of 4M,6M,8M FLOPs.", metavar="N|LIST")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same search.")] = 0,
     rule: Annotated[str, typer.Option(help="How FLOPs are counted.")] = "macs",
     objective: Annotated[str, typer.Option(help="top1, or micronet: top1 - weight * MicroNet score.")] = "top1",
@@ -33,7 +80,17 @@ def command(
     top_k: Annotated[int, typer.Option(help="Parents of evolution.")] = 10,
     mutation: Annotated[float, typer.Option(help="Probability that a mutation redraws a decision.")] = 0.1,
     against: Annotated[str, typer.Option(help="Costs of nsga2 and of the Pareto front.")] = "flops,params",
-    indicator: Annotated[str, typer.Option(help="What scores a candidate; accuracy so far.")] = "accuracy",
+    grid: Annotated[int, typer.Option(help="Most architectures of the coarse grid.")] = 160,
+    indicator: Annotated[str, typer.Option(
+        help=f"What scores a candidate: {', '.join(INDICATORS)}; predictor: accuracy of the best predicted only.")] = "accuracy",
+    children: Annotated[int, typer.Option(help="Children of a generation that --indicator predictor scores.")] = 1000,
+    predictor: Annotated[str | None, typer.Option(
+        help="A stored predictor, instead of one fitted to the search itself.", metavar="FILE.npz")] = None,
+    space: Annotated[str | None, typer.Option(help="Search only what a space file leaves (see shrink).", metavar="FILE")] = None,
+    base_weights: Annotated[str | None, typer.Option(
+        help="Weights that --indicator angle measures from (default: the supernet's first ones).", metavar="FILE.params")] = None,
+    compare: Annotated[str | None, typer.Option(
+        help="A finished search whose regret --algorithm exact tells.", metavar="RUN")] = None,
     calib_images: Annotated[int | None, typer.Option(help="Held-out images for BatchNorm statistics (default: all).")] = None,
     val_images: Annotated[int | None, typer.Option(help="Held-out images that are classified (default: all).")] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Evaluate the best three so often again, calibrated anew.")] = 2,
@@ -45,9 +102,12 @@ def command(
     """Search over a trained supernet: evolution, random or nsga2, inside limits on FLOPs and parameters.
 
     A search that was interrupted or killed goes on with the same command, to the same result. With --storage URL several
-    machines share one search, each with an --out of its own.
+    machines share one search, each with an --out of its own. --indicator predictor evaluates only the best of many children,
+    as a predictor of their accuracy sees them that is fitted anew before every generation; the first ones are not screened.
 
     Example:  oneshot-nas search --supernet runs/supernet --out runs/search --budget 200 --flops 290M:330M
+
+    Example:  oneshot-nas search --supernet runs/elastic --out runs/family --targets 8 --indicator predictor
     """
     arguments = {name: value for name, value in locals().items() if name != "json_"}
     from oneshot_nas.arch import read_arch_file, show
@@ -56,13 +116,24 @@ def command(
     from oneshot_nas.costs.limits import ANY, Limits, parse_range
     from oneshot_nas.errors import UserError
     from oneshot_nas.search.storage import absolute_url, sqlite_url
-    from oneshot_nas.search.task import OBJECTIVES, Objective, SearchTask, parse_over
+    from oneshot_nas.search.task import OBJECTIVES, SearchTask, parse_over
     from oneshot_nas.threads import configure_threads
 
     if indicator not in INDICATORS:
         raise UserError(f"unknown indicator '{indicator}'; there are {show(INDICATORS)}")
-    if indicator != "accuracy":
-        raise UserError(f"indicator '{indicator}' is not there yet; use --indicator accuracy")
+    if not INDICATORS[indicator].images:
+        arguments["repeats"] = 0  # nothing is random
+    if predictor and not INDICATORS[indicator].screened:
+        raise UserError(f"--predictor goes with --indicator predictor, got --indicator {indicator}")
+    if base_weights and indicator != "angle":
+        raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
+    if algorithm == EXACT and INDICATORS[indicator].images:
+        raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
+    if algorithm == EXACT and (over or base or targets or storage):
+        raise UserError("algorithm exact searches everything at once and keeps no history: leave out --over, --base, --targets "
+                        "and --storage; --space FILE searches a part")
+    if compare and algorithm != EXACT:
+        raise UserError(f"--compare goes with --algorithm exact, got --algorithm {algorithm}")
     if objective not in OBJECTIVES:
         raise UserError(f"unknown objective '{objective}'; there are {show(OBJECTIVES)}")
     limits = Limits(parse_range(flops, "FLOPs") if flops is not None else ANY,
@@ -72,26 +143,93 @@ def command(
     shared = absolute_url(storage) if storage else None
     url = shared or sqlite_url(run.study)
     configure_threads(workers)
-    from oneshot_nas.indicators.accuracy import load_evaluator
-
+    load_evaluator = evaluators(arguments)
     with run.lock():
         from oneshot_nas.search.history import start_history
         from oneshot_nas.search.record import check_folder, save_record
 
         check_folder(run, shared, study)
-        evaluator = load_evaluator(supernet, calib_images, val_images)
+        evaluator = load_evaluator()
+        searched, about = part_of(evaluator, space)
+        goal = objective_of(objective, micronet_weight, INDICATORS[indicator].score)
+        if algorithm == EXACT:
+            from oneshot_nas.cli._exact import search_exactly
+
+            search_exactly(evaluator, searched, about, limits, run, arguments, json_)
+            return
         task = SearchTask(
-            space=evaluator.space, limits=limits, algorithm=algorithm,
-            objective=Objective(objective, micronet_weight=micronet_weight if objective == "micronet" else 0.0),
+            space=searched, limits=limits, algorithm=algorithm, objective=goal,
             budget=budget, population=population, seed=seed, top_k=top_k, mutation=mutation,
-            against=tuple(name.strip() for name in against.split(",")), stages=parse_over(over, evaluator.space), base=fixed,
-            about=identity(evaluator.about),
+            against=tuple(name.strip() for name in against.split(",")), stages=parse_over(over, searched), base=fixed,
+            about=about, grid=grid, screen=screening(arguments, searched, goal),
         )  # fmt: skip
+        if targets is not None:
+            from oneshot_nas.search.family import parse_targets
+
+            task = task.for_targets(parse_targets(targets, task.space_of_stage(0, ()), limits))
         task.check()
         history = start_history(task, url, study, one_machine=shared is None)
         save_record(run, arguments)
         ending = work(task, evaluator, history, run, url, arguments)
-        finish(task, history, ending, run, arguments, json_)
+        from oneshot_nas.cli._found import finish
+
+        finish(task, history, ending, run, arguments, evaluators(arguments), json_)
+
+
+def evaluators(arguments: dict[str, Any]) -> Any:
+    """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement."""
+    import functools
+
+    chosen = INDICATORS[arguments["indicator"]]
+    images = (arguments["calib_images"], arguments["val_images"]) if chosen.images else ()
+    given = {"base_weights": arguments["base_weights"]} if arguments["base_weights"] else {}
+    return functools.partial(chosen.load(), arguments["supernet"], *images, **given)
+
+
+def part_of(evaluator: Any, path: str | None) -> tuple[Space, dict[str, Any]]:
+    """The space to search, what a space file leaves of the evaluator's, and what identifies both. Raises: UserError."""
+    about = identity(evaluator.about)
+    if path is None:
+        return evaluator.space, about
+    from oneshot_nas.spacefile import narrow, space_json
+
+    searched = narrow(evaluator.space, path)
+    return searched, {**about, "allowed": space_json(searched)["allowed"]}
+
+
+def objective_of(name: str, micronet_weight: float, score: str) -> Objective:
+    """The objective of that name on a score. Raises: UserError for the MicroNet trade-off of something else than accuracy."""
+    from dataclasses import replace
+
+    from oneshot_nas.errors import UserError
+    from oneshot_nas.search.task import OBJECTIVES
+
+    if name == "micronet":
+        if score != "top1":
+            raise UserError(f"objective micronet weighs accuracy against cost; indicator '{score}' gives none")
+        return replace(OBJECTIVES[name], micronet_weight=micronet_weight)
+    return replace(OBJECTIVES[name], name=score, score=score)
+
+
+def screening(arguments: dict[str, Any], space: Space, objective: Objective) -> Screening | None:
+    """How children are screened, None where the indicator does not. Raises: UserError for a predictor that does not fit."""
+    if not INDICATORS[arguments["indicator"]].screened:
+        return None
+    from dataclasses import asdict
+
+    from oneshot_nas.errors import UserError
+    from oneshot_nas.indicators.predictor import Stored, check_space, fit, load
+    from oneshot_nas.search.task import Screening
+
+    path = arguments["predictor"]
+    if path is None:
+        return Screening(fit, {"predictor": "fitted"}, arguments["children"])
+    stored = load(path)
+    check_space(space, stored.space, f"predictor {path}")
+    if stored.about.get("objective") != asdict(objective):
+        raise UserError(f"predictor {path} predicts {stored.about.get('objective')}, this search maximises {asdict(objective)}; "
+                        "fit one to a search for the same objective")
+    return Screening(Stored(path, stored.about["arrays"]), {"predictor": stored.about["arrays"]}, arguments["children"])
 
 
 def identity(about: dict[str, Any]) -> dict[str, Any]:
@@ -105,9 +243,9 @@ def identity(about: dict[str, Any]) -> dict[str, Any]:
 
 def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url: str, arguments: dict[str, Any]) -> Ending:
     """Run the search, alone or with more processes, and write a line per candidate to log.txt."""
-    import functools
     import time
 
+    from oneshot_nas.cli._found import line
     from oneshot_nas.search.loop import Workers, run_parallel, run_search
 
     with open(run.log, "a", encoding="utf-8") as log:
@@ -117,66 +255,6 @@ def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url
 
         if arguments["workers"] == 1:
             return run_search(task, evaluator, history, told=told)
-        from oneshot_nas.indicators.accuracy import load_evaluator
-
-        make = functools.partial(load_evaluator, arguments["supernet"], arguments["calib_images"], arguments["val_images"])
-        others = Workers(arguments["workers"] - 1, url, arguments["study"], make, one_machine=arguments["storage"] is None)
+        others = Workers(arguments["workers"] - 1, url, arguments["study"], evaluators(arguments),
+                         one_machine=arguments["storage"] is None)
         return run_parallel(task, evaluator, history, others, told)
-
-
-def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, arguments: dict[str, Any], json_: bool) -> None:
-    """Measure the noise, write arch.json and result.json, and print the result."""
-    import functools
-    import json
-    import shlex
-    import sys
-
-    from oneshot_nas.files import read_json, write_json
-    from oneshot_nas.indicators.accuracy import load_evaluator
-    from oneshot_nas.search.result import measure_noise, ranking, result_content
-
-    supernet, out = arguments["supernet"], arguments["out"]
-    following = [
-        ["train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain"],
-        ["plot", out],
-        ["history", out, "--json"],
-    ]
-    commands = [shlex.join(["oneshot-nas", *words]) for words in following]
-    images = arguments["calib_images"], arguments["val_images"]
-    load = functools.lru_cache(maxsize=1)(functools.partial(load_evaluator, supernet, *images))
-    candidates = history.candidates
-    result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
-    result["noise"] = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
-    best = ranking(task, candidates)[0]
-    write_json(run.arch, "architecture", best.arch.to_json())
-    write_json(run.result, "search-result", result)
-    if json_:
-        print(json.dumps(read_json(run.result, "search-result")))
-        return
-    if not ending.complete:
-        print(f"the search ended early: {ending.reason}", file=sys.stderr)
-    print("\n".join(table(result, line(best))))
-    print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
-
-
-def line(candidate: Any) -> str:
-    """A candidate in words."""
-    from oneshot_nas.costs.limits import human
-
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in candidate.scores.items()) or f"failed: {candidate.error}"
-    return f"candidate {candidate.index}: {human(candidate.cost.flops)} FLOPs, {human(candidate.cost.params)} params, {scores}"
-
-
-def table(result: dict[str, Any], best: str) -> list[str]:
-    """The result as a few lines."""
-    failed = f", {result['failed']} failed" if result["failed"] else ""
-    rows = [("best", best), ("candidates", f"{result['candidates']}{failed} in {result['seconds']:.0f} s of evaluation"),
-            ("front", f"{len(result['front'])} candidates that none beats in {', '.join(result['front_of'])}")]
-    noise = result["noise"]
-    if noise and noise["std"] == 0:
-        rows.append(("noise", "0: the repeats saw the same images; --calib-images below the number held out makes them differ"))
-    elif noise:
-        ahead = f"; the best is {noise['lead']:.4f} ahead of the next" if noise["lead"] is not None else ""
-        spread = f"standard deviation {noise['std']:.4f} of {result['objective']} over {noise['repeats']} repeats"
-        rows.append(("noise", spread + ahead))
-    return [f"{name:<11} {text}" for name, text in rows]

@@ -12,10 +12,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from oneshot_nas.arch import read_arch, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json, read_text
+
+BY_LINE = "line "  # before the line number of a score without an architecture
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def read_scores(path: str, score: str = "score") -> dict[str, float]:
     """Scores by network of a JSON Lines file; a network that occurs twice counts with its last line.
 
     A line is ``{"arch": {...}, "score": number}``, or one of ``oneshot-nas history --json``, whose ``scores`` hold
-    the name `score` ("score" then means "top1"); a candidate that failed is left out.
+    the name `score` ("score" then means "top1"); a candidate that failed is left out. A line without an architecture, which
+    may be the number alone, counts by its line number.
 
     Raises: UserError that names the line.
     """
@@ -79,24 +83,37 @@ def read_scores(path: str, score: str = "score") -> dict[str, float]:
             continue
         where = f"{path} line {number}"
         content = parse_json(line, where)
-        if not isinstance(content, dict) or "arch" not in content:
-            raise UserError(f'{where} must be an object such as {{"arch": {{...}}, "{score}": 0.7}}')
-        if content.get("error"):
+        entry = content if isinstance(content, dict) else {score: content}
+        if entry.get("error"):
             continue
-        arch = read_arch(content["arch"], where)
-        value = content.get(score)
-        if value is None and isinstance(content.get("scores"), dict):
-            value = content["scores"].get("top1" if score == "score" else score)
+        value = entry.get(score)
+        if value is None and isinstance(entry.get("scores"), dict):
+            value = entry["scores"].get("top1" if score == "score" else score)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where} has no finite number '{score}', neither by itself nor in 'scores'")
-        found[space_of(arch).canonical(arch).key] = float(value)
+            raise UserError(f"{where} has no finite number '{score}'; a line is a number, or an object such as "
+                            f'{{"arch": {{...}}, "{score}": 0.7}}')
+        found[_network(entry["arch"], where) if "arch" in entry else f"{BY_LINE}{number}"] = float(value)
+    if not found:
+        raise UserError(f"{path} holds no scores; write one JSON object with '{score}' per line")
     return found
+
+
+def _network(arch: Any, where: str) -> str:
+    """What is equal for architectures that are the same network."""
+    read = read_arch(arch, where)
+    return space_of(read).canonical(read).key
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float],
            names: tuple[str, str] = ("the first", "the second")) -> tuple[list[float], list[float]]:
-    """Both scores of every network that has both. Raises: UserError when there are fewer than two."""
+    """Both scores of every network that has both; scores without architectures must correspond line by line.
+
+    Raises: UserError when fewer than two are common, or lines do not correspond.
+    """
     common = [key for key in first if key in second]
+    if any(key.startswith(BY_LINE) for key in [*first, *second]) and first.keys() != second.keys():
+        raise UserError("without 'arch' on every line the two files must correspond line by line; "
+                        f"they have {len(first)} and {len(second)} scores")
     if len(common) < 2:
         raise UserError(f"{names[0]} has {len(first)} architectures, {names[1]} {len(second)}, and {len(common)} are in both; "
                         "a ranking needs at least two in common")

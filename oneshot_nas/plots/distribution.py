@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from oneshot_nas.arch import Space, show
 from oneshot_nas.config import Sampler as SamplerConfig
-from oneshot_nas.costs.analytic import check_rule
-from oneshot_nas.costs.limits import ANY, Limits, parse_range
+from oneshot_nas.costs.limits import Limits, parse_limits
 from oneshot_nas.costs.table import cost_table, random_indices
 from oneshot_nas.errors import UserError
 from oneshot_nas.plots.style import COLOURS, INK, MILLION, flops_label, styled
@@ -54,8 +53,7 @@ def sampler_costs(space: Space, config: SamplerConfig, count: int, epochs: int =
 
     Raises: UserError for limits no architecture meets, or an unknown rule.
     """
-    limits = Limits(parse_range(config.flops, "FLOPs") if config.flops else ANY,
-                    parse_range(config.params, "params") if config.params else ANY, check_rule(config.rule))
+    limits = parse_limits(config.flops or None, config.params or None, config.rule)
     sampler = make_sampler(space, config, seed)
     chosen = sorted({round(epoch) for epoch in np.linspace(0, epochs - 1, min(EPOCHS, epochs, count))})
     steps = [(epoch, step) for epoch in chosen for step in range(-(-count // len(chosen)))]

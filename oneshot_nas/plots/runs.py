@@ -81,7 +81,7 @@ def _search(run: RunFolder, compare: Sequence[str], storage: str | None, study: 
 
     history = open_run(run.path, storage, study)
     about, candidates = history.about, history.candidates
-    limits, objective, population = _limits(about["limits"]), Objective(**about["objective"]), int(about["population"])
+    limits, objective, population = limits_of(about["limits"]), Objective(**about["objective"]), int(about["population"])
     best = best_of(candidates, objective)
     histories = {_name(about, run.path): candidates}
     for folder in compare:
@@ -91,7 +91,7 @@ def _search(run: RunFolder, compare: Sequence[str], storage: str | None, study: 
                             "only searches for the same objective can be compared")
         name = _name(other.about, Path(folder))
         histories[f"{name}, {len(histories) + 1}" if name in histories else name] = other.candidates
-    yield "search", search_scatter(candidates, population, limits, objective, about["algorithm"])
+    yield "search", search_scatter(candidates, population, limits, objective, about["algorithm"], about.get("targets", ()))
     yield "progress", search_progress(histories, population, objective, "" if compare else about["algorithm"])
     title = f"best of the search (candidate {best.index}, {score_text(objective, best)})"
     yield "architecture", architecture(best.arch, title, limits.rule)
@@ -101,7 +101,8 @@ def _name(about: Mapping[str, Any], folder: Path) -> str:
     return f"{about['algorithm']} ({folder.name})"
 
 
-def _limits(content: Mapping[str, Any]) -> Limits:
+def limits_of(content: Mapping[str, Any]) -> Limits:
+    """The limits of a history that `oneshot_nas.search.task.limits_json` described: an open end is null."""
     def pair(bounds: Sequence[float | None]) -> Range:
         return (bounds[0] or ANY[0], ANY[1] if bounds[1] is None else bounds[1])
 

@@ -16,6 +16,7 @@ from oneshot_nas.costs.limits import Limits, Range
 from oneshot_nas.errors import UserError
 from oneshot_nas.plots.style import COLOURS, INK, MILLION, PALE, flops_label, millions, styled, viridis, whole_numbers
 from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.family import Member, members
 from oneshot_nas.search.pareto import pareto_front
 from oneshot_nas.search.task import OBJECTIVES, Objective
 
@@ -54,11 +55,12 @@ def best_of(candidates: Sequence[Candidate], objective: Objective = TOP1) -> Can
 
 @styled
 def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits: Limits = NO_LIMITS,
-                   objective: Objective = TOP1, title: str = "") -> Figure:
+                   objective: Objective = TOP1, title: str = "", targets: Sequence[float] = ()) -> Figure:
     """Objective against FLOPs and against parameters, coloured by generation (batches of `population`).
 
     Each panel has the Pareto front of its own two quantities as a step line, the best candidate as a star, and what is
-    outside the limits shaded. Raises: UserError without an evaluated candidate.
+    outside the limits shaded. With `targets` the nets of the family are diamonds, hollow where a cheaper one is no worse.
+    Raises: UserError without an evaluated candidate.
     """
     found, best = evaluated(candidates), best_of(candidates, objective)
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
@@ -76,6 +78,8 @@ def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits
         axes.step(*zip(*steps, strict=True), where="post", color=INK, linewidth=1.3, marker="o", markersize=4,
                   markerfacecolor="none", zorder=4, label="Pareto front")
         axes.scatter([getattr(best.cost, name) / MILLION], [score_of(objective, best)], label="best", **STAR)
+        if targets:
+            _family(axes, members(found, objective.order, targets, limits), name, objective)
         _shade_outside(axes, limit)
         axes.set_xlabel(label)
     panels[0].set_ylabel(score_label(objective))
@@ -93,6 +97,19 @@ def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits
     figure.suptitle(f"{title + ': ' if title else ''}{count}, best {score_text(objective, best)} at {millions(best.cost.flops)} "
                     f"{flops_label(limits.rule)}, {millions(best.cost.params)} parameters")
     return figure
+
+
+def _family(axes: Axes, family: Sequence[Member], cost: str, objective: Objective) -> None:
+    """Mark the nets of a family, and its targets where the axis is FLOPs."""
+    for label, beaten in (("family", False), ("family, a cheaper net is no worse", True)):
+        shown = [m.best for m in family if m.best is not None and (m.dominated_by is not None) == beaten]
+        if shown:
+            places = [getattr(c.cost, cost) / MILLION for c in shown], [score_of(objective, c) for c in shown]
+            axes.scatter(*places, marker="D", s=44, facecolor="none" if beaten else COLOURS[1], edgecolor=INK, linewidth=0.9,
+                         zorder=5, label=label)
+    if cost == "flops":
+        for member in family:
+            axes.axvline(member.target / MILLION, color=PALE, linewidth=0.8, linestyle=":", zorder=1)
 
 
 def _shade_outside(axes: Axes, limit: Range) -> None:

@@ -1,1 +1,1 @@
-"""Search: proposals (`searchers`), their history in an Optuna study (`history`), the loop, and its result."""
+"""Search: proposals (`searchers`, `family`, `coarse`), their history in an Optuna study (`history`), the loop, and its result."""

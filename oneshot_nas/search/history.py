@@ -31,8 +31,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from oneshot_nas.arch import Space, get_space
 from oneshot_nas.costs.analytic import Cost
 from oneshot_nas.errors import UserError
+from oneshot_nas.search.batch import Proposal
 from oneshot_nas.search.candidate import Candidate
-from oneshot_nas.search.searchers import Proposal
 from oneshot_nas.search.storage import STUDY, claim_study, find_study, open_storage, shown, storage_errors
 from oneshot_nas.search.task import SearchTask
 

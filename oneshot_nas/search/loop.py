@@ -18,9 +18,9 @@ from oneshot_nas.arch import Arch
 from oneshot_nas.costs.analytic import Cost, cost
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.progress import track
+from oneshot_nas.search.batch import Proposal, countable
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.history import TOTAL, History, split_timings, start_history
-from oneshot_nas.search.searchers import Proposal, countable
 from oneshot_nas.search.task import SearchTask
 
 Evaluate = Callable[[Arch], Mapping[str, float]]

@@ -10,6 +10,7 @@ from typing import Any
 from oneshot_nas.arch import Arch
 from oneshot_nas.errors import WorkError
 from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.family import members
 from oneshot_nas.search.pareto import pareto_front
 from oneshot_nas.search.task import SearchTask, limits_json
 
@@ -56,9 +57,19 @@ def result_content(task: SearchTask, candidates: Sequence[Candidate], reason: st
     def entry(candidate: Candidate) -> dict[str, Any]:
         return {**candidate.to_json(), "fitness": task.objective.fitness(candidate)}
 
+    family = [
+        {
+            "above": member.above,
+            "target": member.target,
+            "best": member.best and entry(member.best),
+            "dominated_by": member.dominated_by and member.dominated_by.index,
+        }
+        for member in (members(ranked, task.objective.order, task.targets, task.limits) if task.targets else ())
+    ]
     return {
         "best": entry(ranked[0]),
         "front": [entry(c) for c in pareto_front(ranked, task.objective.fitness, task.against)],
+        **({"family": family} if family else {}),
         "front_of": [task.objective.name, *task.against],
         "noise": noise,
         "candidates": len(candidates),

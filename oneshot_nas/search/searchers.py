@@ -1,70 +1,47 @@
-"""Searchers: pure functions ``(space, history, rng, n) -> [Proposal]`` of the candidates tried before.
+"""Searchers: pure functions ``(space, history, rng, n, rules) -> [Proposal]``; see `oneshot_nas.search.batch` for the contract.
 
-Every proposal is inside the limits and new: its network occurs neither in the history nor earlier in the batch. Every
-loop is bounded; where it finds too little, uniform sampling fills the batch. A batch shorter than `n` says that no
-new architecture inside the limits is left (exactly so in small spaces, after a bounded number of draws in large ones).
-
-`history` may hold candidates outside `space` (an earlier stage of a two-stage search): they count as tried, but
-only those inside `space` become parents. To add a searcher: one function, one line in `SEARCHERS`.
+To add a searcher: one function, one line in `SEARCHERS`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from oneshot_nas.arch import Arch, Space
-from oneshot_nas.costs.limits import Limits, check_reachable, sample_within
-from oneshot_nas.costs.table import cost_table
-from oneshot_nas.errors import UserError
+from oneshot_nas.arch import Space
+from oneshot_nas.search.batch import Batch, Proposal, Rules, Searcher, parents_of
 from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.coarse import coarse_to_fine
+from oneshot_nas.search.family import family, fill_bins
 from oneshot_nas.search.pareto import cost_points, crowding, fronts
-
-TRIES = 10  # children per wanted child, as in the official evolution
-ROUNDS = 100  # rounds of uniform sampling for one batch
-COUNTABLE = 10_000  # spaces up to this size are listed, so that their end is exact
-
-
-class Proposal(NamedTuple):
-    """An architecture to try and the indices of the candidates it was made from."""
-
-    arch: Arch
-    parents: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a searcher obeys: the limits, what is maximised, and the numbers of evolution."""
-
-    limits: Limits
-    fitness: Callable[[Candidate], float]
-    top_k: int = 10
-    mutation: float = 0.1
-    against: tuple[str, ...] = ("flops", "params")
-
-
-Searcher = Callable[[Space, Sequence[Candidate], random.Random, int, Rules], list[Proposal]]
+from oneshot_nas.search.pool import front_first, generator, screened, varied
 
 
 def random_search(space: Space, history: Sequence[Candidate], rng: random.Random, n: int, rules: Rules) -> list[Proposal]:
-    """Uniform among the architectures inside the limits that were not tried yet."""
-    return _Batch(space, history, rng, n, rules).filled()
+    """Uniform among the architectures inside the limits that were not tried yet, or the best predicted of many such."""
+    batch = Batch(space, history, rng, n, rules)
+    if rules.targets:
+        return fill_bins(history, batch, rules, None, generator(batch))
+    return screened(batch, rules, None, generator(batch)) if rules.score else batch.filled()
 
 
 def evolution(space: Space, history: Sequence[Candidate], rng: random.Random, n: int, rules: Rules) -> list[Proposal]:
     """Half mutations, half crossovers of the `top_k` best so far, the rest uniform; all uniform without a history.
 
+    With targets the parents are the best of every bin of FLOPs; see `family`.
+
     Source: Guo et al., "Single Path One-Shot Neural Architecture Search with Uniform Sampling", ECCV 2020, algorithm 1, and
     its official code: batch 50, top 10, 25 mutations that redraw each decision with probability 0.1, 25 crossovers.
     """
-    batch = _Batch(space, history, rng, n, rules)
+    batch = Batch(space, history, rng, n, rules)
+    if rules.targets:
+        return family(space, history, batch, rules)
     best = sorted(parents_of(space, history), key=lambda c: (-rules.fitness(c), c.index))[: rules.top_k]
+    if rules.score:
+        generate = generator(batch)
+        return screened(batch, rules, varied(space, best, generate, rules.mutation) if best else None, generate)
     if best:
         def mutated() -> Proposal:
             parent = rng.choice(best)
@@ -85,7 +62,7 @@ def nsga2(space: Space, history: Sequence[Candidate], rng: random.Random, n: int
     Source: Deb et al., NSGA-II, 2002, with uniform crossover and per-decision mutation. Survivors are taken from the whole
     history rather than from the last two generations, so that a good candidate is never forgotten.
     """
-    batch = _Batch(space, history, rng, n, rules)
+    batch = Batch(space, history, rng, n, rules)
     pool = parents_of(space, history)
     points = cost_points(pool, rules.fitness, rules.against)
     ranked: list[tuple[int, float, Candidate]] = []
@@ -94,6 +71,10 @@ def nsga2(space: Space, history: Sequence[Candidate], rng: random.Random, n: int
         order = np.argsort(-lonely, kind="stable")
         ranked += [(rank, -float(lonely[i]), pool[front[i]]) for i in order]
     ranked = ranked[:n]
+    if rules.score:
+        generate = generator(batch)
+        make = varied(space, [entry[2] for entry in ranked], generate, rules.mutation) if ranked else None
+        return screened(batch, rules, make, generate, front_first(rules.against, n))
     if ranked:
         def winner() -> Candidate:
             return min(rng.choice(ranked), rng.choice(ranked), key=lambda entry: entry[:2])[2]
@@ -107,87 +88,7 @@ def nsga2(space: Space, history: Sequence[Candidate], rng: random.Random, n: int
     return batch.filled()
 
 
-SEARCHERS: dict[str, Searcher] = {"random": random_search, "evolution": evolution, "nsga2": nsga2}
-
-
-def parents_of(space: Space, history: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates with scores whose every decision is allowed in `space`."""
-    def inside(arch: Arch) -> bool:
-        return all(arch.choices[name][position] in allowed for name, position, allowed in space.positions)
-
-    return [c for c in history if c.ok and inside(c.arch)]
-
-
-def network_key(space: Space, arch: Arch) -> str:
-    """Text that is equal for equal networks."""
-    return space.canonical(arch).key
-
-
-@lru_cache(maxsize=8)
-def countable(space: Space, limits: Limits) -> tuple[tuple[str, Arch], ...] | None:
-    """Every distinct network inside the limits as (key, architecture), None for a space too large to list.
-
-    Raises: UserError that names the reachable range when the limits cannot be met.
-    """
-    check_reachable(space, limits)
-    if space.size > COUNTABLE:
-        return None
-    indices = np.array(list(product(*(range(len(allowed)) for _, _, allowed in space.positions))))
-    legal = indices[limits.inside(*cost_table(space, limits.rule)(indices))]
-    found: dict[str, Arch] = {}
-    for row in legal.tolist():
-        arch = space.decode(row)
-        found.setdefault(network_key(space, arch), arch)
-    return tuple(found.items())
-
-
-class _Batch:
-    """Proposals under way: keeps what was tried, refuses what is not legal. Lives for one call of a searcher."""
-
-    def __init__(self, space: Space, history: Sequence[Candidate], rng: random.Random, n: int, rules: Rules) -> None:
-        self.space, self.rng, self.n, self.limits = space, rng, n, rules.limits
-        self.table = cost_table(space, rules.limits.rule)
-        self.seen = {network_key(space, c.arch) for c in history}
-        self.proposals: list[Proposal] = []
-
-    def add(self, proposal: Proposal) -> bool:
-        """Take the proposal if its network is new and the batch has room."""
-        key = network_key(self.space, proposal.arch)
-        if key in self.seen or len(self.proposals) >= self.n:
-            return False
-        self.seen.add(key)
-        self.proposals.append(proposal)
-        return True
-
-    def children(self, make: Callable[[], Proposal], wanted: int) -> None:
-        """Take up to `wanted` legal children, in at most `TRIES` times as many tries."""
-        missing = wanted
-        for _ in range(TRIES * wanted):
-            if not missing:
-                return
-            child = make()
-            inside = self.limits.inside(*self.table(np.array([self.space.encode(child.arch)])))
-            missing -= bool(inside[0]) and self.add(child)
-
-    def filled(self) -> list[Proposal]:
-        """The batch, filled up uniformly from the untried architectures inside the limits."""
-        listed = countable(self.space, self.limits)
-        if listed is not None:
-            fresh = [arch for key, arch in listed if key not in self.seen]
-            for arch in self.rng.sample(fresh, min(self.n - len(self.proposals), len(fresh))):
-                self.add(Proposal(arch))
-            return self.proposals
-        generator = np.random.default_rng(self.rng.getrandbits(128))
-        for _ in range(ROUNDS):
-            missing = self.n - len(self.proposals)
-            if not missing:
-                break
-            try:
-                drawn = sample_within(self.space, self.limits, generator, missing)
-            except UserError:  # so narrow that even the unbiased sampler gives up: an error only when nothing was ever found
-                if not self.seen:
-                    raise
-                break
-            for arch in drawn:
-                self.add(Proposal(arch))
-        return self.proposals
+SEARCHERS: dict[str, Searcher] = {
+    "random": random_search, "evolution": evolution, "nsga2": nsga2, "coarse-to-fine": coarse_to_fine,
+}
+WITH_TARGETS = ("random", "evolution", "coarse-to-fine")

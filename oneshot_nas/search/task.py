@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from oneshot_nas.arch import Arch, Space, show
 from oneshot_nas.costs.analytic import Cost, micronet
 from oneshot_nas.costs.limits import Limits, Range
 from oneshot_nas.errors import UserError
+from oneshot_nas.search.batch import CHILDREN, GRID, Proposal, Rules, countable
 from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.coarse import check_ordered, coarse_grid
+from oneshot_nas.search.family import check_targets
 from oneshot_nas.search.pareto import COSTS, check_costs
-from oneshot_nas.search.searchers import SEARCHERS, Proposal, Rules, countable
+from oneshot_nas.search.searchers import SEARCHERS, WITH_TARGETS
 
 Stages = tuple[tuple[str, ...], ...]
+Predict = Callable[[Space, np.ndarray], np.ndarray]  # (a part of the space, indices (n, decisions)) -> fitness (n,)
+Fit = Callable[[Space, Sequence[Candidate], Callable[[Candidate], float]], Predict | None]  # None: too few candidates yet
+MOST_CHILDREN = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,24 @@ OBJECTIVES = {"top1": Objective(), "micronet": Objective("micronet", micronet_we
 
 
 @dataclass(frozen=True)
+class Screening:
+    """Many `children` are scored by what `fit` makes of the candidates so far, and only the best of them are evaluated.
+
+    `fit(space, candidates, fitness)` must be a pure function, picklable, that `about` (JSON) tells from every other one.
+    """
+
+    fit: Fit
+    about: Mapping[str, Any] = field(default_factory=dict)
+    children: int = CHILDREN
+
+
+@dataclass(frozen=True)
 class SearchTask:
     """One search. `stages` are the choices searched in turn, each stage with the others fixed (none: all jointly).
 
     The first stage fixes the other choices to `base`, a later one to the best candidate so far. `about` describes what
-    gives the scores (the supernet, its images); it is part of the identity of the history.
+    gives the scores (the supernet, its images); it is part of the identity of the history. `targets` are the growing upper FLOPs
+    limits of a family (none: one best net); `grid` is the most points of the coarse grid of "coarse-to-fine".
     """
 
     space: Space
@@ -74,12 +96,15 @@ class SearchTask:
     stages: Stages = ()
     base: Arch | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    targets: tuple[float, ...] = ()
+    grid: int = GRID
+    screen: Screening | None = None
 
     def check(self) -> None:
         """Raise UserError for settings that cannot work: wrong names and numbers, limits or a population out of reach."""
         if self.algorithm not in SEARCHERS:
             raise UserError(f"unknown search algorithm '{self.algorithm}'; there are {show(SEARCHERS)}")
-        for name in ("budget", "population", "top_k"):
+        for name in ("budget", "population", "top_k", "grid"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.mutation <= 1:
@@ -88,11 +113,36 @@ class SearchTask:
         if self.generations < len(self.stages):
             raise UserError(f"a search in {len(self.stages)} stages needs a budget of at least {len(self.stages)} populations of "
                             f"{self.population}, got {self.budget}")
-        listed = countable(self.space_of_stage(0, ()), self.limits)
+        if self.targets:
+            self._check_targets()
+        space = self.space_of_stage(0, ())
+        listed = countable(space, self.limits)
         if listed is not None and not listed:
             raise UserError(f"no architecture of '{self.space.name}' meets {self.limits}; widen the limits")
         if listed is not None and self.population > len(listed):
             self.too_large(len(listed))
+        if self.algorithm == "coarse-to-fine":
+            check_ordered(space)
+            cells = len(coarse_grid(space, self.limits, self.grid))
+            if self.budget <= cells:
+                raise UserError(f"the coarse grid has {cells} architectures, a budget of {self.budget} leaves nothing to refine; "
+                                f"give --budget above {cells}, or a smaller --grid")
+        if self.screen and not self.population <= self.screen.children <= MOST_CHILDREN:
+            raise UserError(f"{self.screen.children} children are no choice for a population of {self.population}; "
+                            f"give --children from {self.population} to {MOST_CHILDREN:,}")
+
+    def _check_targets(self) -> None:
+        if self.algorithm not in WITH_TARGETS:
+            raise UserError(f"FLOPs targets do not go with algorithm '{self.algorithm}', which finds a whole front by itself; "
+                            f"use one of {show(WITH_TARGETS)}")
+        check_targets(self.targets, self.space_of_stage(0, ()), self.limits)
+        if self.limits.flops[1] > self.targets[-1]:
+            raise UserError(f"limits {self.limits} go beyond the largest target; make the task with `for_targets`")
+
+    def for_targets(self, targets: Sequence[float]) -> SearchTask:
+        """This search for a family of nets, each the best up to a target: limits on FLOPs end at the largest."""
+        flops = self.limits.flops[0], min(self.limits.flops[1], max(targets))
+        return replace(self, targets=tuple(targets), limits=replace(self.limits, flops=flops))
 
     def too_large(self, count: int) -> None:
         """Raise UserError: the population does not fit into what can be searched."""
@@ -117,28 +167,38 @@ class SearchTask:
             return self.space.check(self.base)
         free, values = set(self.stages[0]), {}
         for choice in self.space.choices:
-            if choice.name not in free and choice.default is None:
+            known = choice.default is not None and all(choice.default in allowed for allowed in choice.values)
+            if choice.name not in free and not known:
                 raise UserError(f"a search over {show(sorted(free))} needs an architecture that fixes '{choice.name}'; "
                                 "give --base ARCH.json")
-            values[choice.name] = tuple(allowed[0] if choice.default is None else choice.default for allowed in choice.values)
+            values[choice.name] = tuple(choice.default if known else allowed[0] for allowed in choice.values)
         return self.space.arch(values)
 
     def propose(self, history: Sequence[Candidate], first: int) -> list[Proposal]:
         """The batch whose first candidate has index `first`: a pure function of this task and the candidates before it."""
         before = history[:first]
         rng = random.Random(f"{self.seed}:{first}")
-        rules = Rules(self.limits, self.objective.fitness, self.top_k, self.mutation, self.against)
+        rules = Rules(self.limits, self.objective.fitness, self.top_k, self.mutation, self.against,
+                      targets=self.targets, grid=self.grid)
         searcher = SEARCHERS[self.algorithm]
+        predict = self.screen.fit(self.space, before, self.objective.fitness) if self.screen else None
         if not self.stages:
-            return searcher(self.space, before, rng, self.population, rules)
+            return searcher(self.space, before, rng, self.population, self._scored(rules, predict, self.space))
         stage = min(first // self.population * len(self.stages) // self.generations, len(self.stages) - 1)
         batch: list[Proposal] = []
         for number in range(stage, len(self.stages)):  # a stage without new architectures hands the rest to the next one
             tried = [*before, *(Candidate(-1, p.arch, Cost(0, 0), error="in this batch") for p in batch)]
-            batch += searcher(self.space_of_stage(number, before), tried, rng, self.population - len(batch), rules)
+            space = self.space_of_stage(number, before)
+            batch += searcher(space, tried, rng, self.population - len(batch), self._scored(rules, predict, space))
             if len(batch) == self.population:
                 break
         return batch
+
+    def _scored(self, rules: Rules, predict: Predict | None, space: Space) -> Rules:
+        """The rules with the predictor's scores for index rows of `space`, where there is a predictor."""
+        if predict is None or self.screen is None:
+            return rules
+        return replace(rules, score=partial(predict, space), children=self.screen.children)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the history, as JSON: two searches with equal fingerprints are the same search.
@@ -161,6 +221,9 @@ class SearchTask:
             "base": self._base().to_json()["choices"] if self.stages else None,
             "about": dict(self.about),
             **({"budget": self.budget} if len(self.stages) > 1 else {}),
+            **({"targets": list(self.targets)} if self.targets else {}),
+            **({"grid": self.grid} if self.algorithm == "coarse-to-fine" else {}),
+            **({"screen": {**self.screen.about, "children": self.screen.children}} if self.screen else {}),
         }
 
     def directions(self) -> list[str]:

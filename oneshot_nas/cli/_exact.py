@@ -1,0 +1,60 @@
+"""What ``oneshot-nas search --algorithm exact`` does: no candidates one by one, but the proved optimum of an additive score."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from oneshot_nas.arch import Space
+from oneshot_nas.config import RunFolder
+from oneshot_nas.costs.limits import Limits, human
+from oneshot_nas.errors import UserError
+from oneshot_nas.files import read_json, write_json
+from oneshot_nas.search.exact import exact_result, regret
+from oneshot_nas.search.record import check_folder, open_run, save_record
+from oneshot_nas.shell import command
+
+
+def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: Limits, run: RunFolder, arguments: dict[str, Any],
+                   json_: bool) -> None:
+    """Write arch.json and result.json of the optimum and print it; `arguments` are those of the command.
+
+    Raises: UserError for an indicator that is no sum, limits out of reach, or a folder of another search.
+    """
+    check_folder(run, None, arguments["study"])
+    if run.study.exists():
+        raise UserError(f"{run.path} holds a search with a history; give another --out")
+    history = open_run(arguments["compare"]) if arguments["compare"] else None
+    supernet, out = arguments["supernet"], arguments["out"]
+    commands = [command("train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain")]
+    start = time.perf_counter()
+    scores = indicator.unit_scores(space)
+    result = exact_result(space, scores, indicator.name, limits, arguments["top_k"], about, commands)
+    result["seconds"] = time.perf_counter() - start
+    if history is not None:
+        result["compared"] = regret(result, history, limits)
+    save_record(run, arguments)
+    write_json(run.arch, "architecture", result["best"]["arch"])
+    write_json(run.result, "search-result", result)
+    if json_:
+        print(json.dumps(read_json(run.result, "search-result")))
+        return
+    print("\n".join(f"{name:<11} {text}" for name, text in rows(result)))
+    print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result as a few lines."""
+    best = result["best"]
+    found = [("best", f"{result['objective']} {best['fitness']:.6f}, {human(best['cost']['flops'])} FLOPs, "
+                      f"{human(best['cost']['params'])} params"),
+             ("proof", f"{result['ended']}; {result['seconds']:.2f} s"),
+             ("top", f"{len(result['top'])} best, the last with {result['top'][-1]['fitness']:.6f}"),
+             ("front", f"{len(result['front'])} architectures that none beats in {' and '.join(result['front_of'])}")]
+    if "compared" in result:
+        other = result["compared"]
+        found.append(("regret", f"{other['regret']:.6f}: the best of {other['candidates']} candidates in {other['where']} "
+                                f"has {other['best']:.6f} (candidate {other['index']})"))
+    return found

@@ -1,0 +1,90 @@
+"""The end of a search: its files and what is printed about it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from oneshot_nas.config import RunFolder
+from oneshot_nas.costs.limits import human
+from oneshot_nas.files import read_json, write_json, write_text
+from oneshot_nas.search.candidate import Candidate
+from oneshot_nas.search.history import History
+from oneshot_nas.search.loop import Ending
+from oneshot_nas.search.result import measure_noise, ranking, result_content
+from oneshot_nas.search.task import SearchTask
+from oneshot_nas.shell import command
+
+FAMILY = "family.jsonl"  # of the run folder: the architectures of a family, cheapest first
+
+
+def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, arguments: dict[str, Any],
+           load_evaluator: Callable[..., Any], json_: bool) -> None:
+    """Measure the noise, write arch.json and result.json, and print the result."""
+    supernet, out = arguments["supernet"], arguments["out"]
+    following = [
+        ["train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain"],
+        ["plot", out],
+        ["history", out, "--json"],
+    ]
+    if task.targets:
+        following.insert(0, ["evaluate", "--supernet", supernet, "--arch", f"{out}/{FAMILY}", "--json"])
+    commands = [command(*words) for words in following]
+    load = functools.lru_cache(maxsize=1)(load_evaluator)
+    candidates = history.candidates
+    result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
+    result["noise"] = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
+    if task.screen:
+        from oneshot_nas.indicators.predictor import screening_tau
+
+        tau = screening_tau(task, candidates)
+        result["screen"] = {**task.screen.about, "children": task.screen.children, "held_out_tau": tau}
+    best = ranking(task, candidates)[0]
+    write_json(run.arch, "architecture", best.arch.to_json())
+    found = [json.dumps(member["best"]["arch"]) + "\n" for member in result.get("family", ()) if member["best"]]
+    if found:
+        write_text(run.path / FAMILY, "".join(found))
+    write_json(run.result, "search-result", result)
+    if json_:
+        print(json.dumps(read_json(run.result, "search-result")))
+        return
+    if not ending.complete:
+        print(f"the search ended early: {ending.reason}", file=sys.stderr)
+    print("\n".join(table(result, line(best))))
+    print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
+
+
+def line(candidate: Candidate) -> str:
+    """A candidate in words."""
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in candidate.scores.items()) or f"failed: {candidate.error}"
+    return f"candidate {candidate.index}: {human(candidate.cost.flops)} FLOPs, {human(candidate.cost.params)} params, {scores}"
+
+
+def member_line(member: dict[str, Any]) -> str:
+    """One net of a family in words."""
+    best, text = member["best"], f"up to {human(member['target'])}: "
+    if best is None:
+        return text + "no candidate"
+    text += f"candidate {best['index']}, {human(best['cost']['flops'])} FLOPs, {best['fitness']:.4f}"
+    return text if member["dominated_by"] is None else f"{text} (candidate {member['dominated_by']} is cheaper and no worse)"
+
+
+def table(result: dict[str, Any], best: str) -> list[str]:
+    """The result as a few lines."""
+    failed = f", {result['failed']} failed" if result["failed"] else ""
+    rows = [("best", best), ("candidates", f"{result['candidates']}{failed} in {result['seconds']:.0f} s of evaluation"),
+            ("front", f"{len(result['front'])} candidates that none beats in {', '.join(result['front_of'])}")]
+    if result.get("screen") and result["screen"]["held_out_tau"] is not None:
+        rows.append(("predictor", f"Kendall's tau {result['screen']['held_out_tau']:.3f} on candidates held out from the fit"))
+    rows += [("family", member_line(member)) for member in result.get("family", ())]
+    noise = result["noise"]
+    if noise and noise["std"] == 0:
+        rows.append(("noise", "0: the repeats saw the same images; --calib-images below the number held out makes them differ"))
+    elif noise:
+        ahead = f"; the best is {noise['lead']:.4f} ahead of the next" if noise["lead"] is not None else ""
+        spread = f"standard deviation {noise['std']:.4f} of {result['objective']} over {noise['repeats']} repeats"
+        rows.append(("noise", spread + ahead))
+    return [f"{name:<11} {text}" for name, text in rows]

@@ -1,0 +1,57 @@
+"""Search by proof: the best architectures of an additive score inside limits, and what another search missed.
+
+The result has the form of any other search's, but there is no history: nothing was tried that could have been worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from oneshot_nas.arch import Space
+from oneshot_nas.costs.exact import Scored, best_within, score_front
+from oneshot_nas.costs.limits import Limits
+from oneshot_nas.errors import UserError
+from oneshot_nas.search.history import History
+from oneshot_nas.search.storage import differences
+from oneshot_nas.search.task import limits_json
+
+
+def exact_result(space: Space, scores: Mapping[str, np.ndarray], name: str, limits: Limits, top: int,
+                 about: Mapping[str, Any], commands: Sequence[str]) -> dict[str, Any]:
+    """The content of ``result.json``: the `top` best inside the limits and the whole front of score against FLOPs.
+
+    `scores` are the tables of the space's cost units, `name` is what the score is called.
+    Raises: UserError for limits no architecture meets, with what is reachable.
+    """
+    def entry(index: int, found: Scored) -> dict[str, Any]:
+        return {"index": index, "arch": found.arch.to_json(), "cost": vars(found.cost), "scores": {name: found.score},
+                "fitness": found.score}
+
+    best = [entry(*each) for each in enumerate(best_within(space, scores, limits, top))]
+    front = [entry(*each) for each in enumerate(score_front(space, scores, limits.flops, limits.rule))]
+    return {
+        "best": best[0], "top": best, "front": front, "front_of": [name, "flops"], "noise": None, "candidates": len(best),
+        "failed": 0, "seconds": 0.0, "ended": f"proved: no architecture inside the limits ({limits}) scores higher",
+        "algorithm": "exact", "objective": name, "limits": limits_json(limits), "about": dict(about), "next": list(commands)}
+
+
+def regret(result: Mapping[str, Any], history: History, limits: Limits) -> dict[str, Any]:
+    """What a search by the same indicator lost against the optimum: {"regret", "best", "index", "candidates", "where"}.
+
+    Raises: UserError when the history is of another indicator or supernet, or holds nothing inside the limits.
+    """
+    name, about = result["objective"], dict(history.about.get("about", {}))
+    known = {key: value for key, value in result["about"].items() if key != "allowed"}
+    about.pop("allowed", None)
+    if about != known:
+        raise UserError(f"the search in {history.where} was scored by something else ({differences(about, known)}); "
+                        "compare searches by the same indicator on the same supernet")
+    inside = [c for c in history.candidates if c.ok and name in c.scores and limits.reject(c.cost) is None]
+    if not inside or history.about["limits"]["rule"] != limits.rule:
+        raise UserError(f"the search in {history.where} holds no candidate inside the limits ({limits}, rule {limits.rule})")
+    best = max(inside, key=lambda c: (c.scores[name], -c.index))
+    return {"regret": result["best"]["fitness"] - best.scores[name], "best": best.scores[name], "index": best.index,
+            "candidates": len(history.candidates), "where": history.where}
