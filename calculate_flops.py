@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from oneshot_nas.costs.analytic import RULES
 from oneshot_nas.errors import UserError
+from oneshot_nas.shell import Parser
 
 if TYPE_CHECKING:
     from oneshot_nas.export.symbol_flops import SymbolCost
@@ -26,13 +27,6 @@ DEFAULT_SYMBOL = "./symbols/ShuffleNas_fixArch-symbol.json"
 USUAL = {"stride": ("(1,1)",), "dilate": ("(1,1)",), "pad": ("(0,0)",), "num_group": ("1",), "global_pool": ("False",),
          "fix_gamma": ("False",)}
 HEADINGS = ("layer", "operator", "input", "output", "attributes", "FLOPs", "params")
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(report(cost))
         sys.stdout.flush()
     except UserError as error:
-        print(f"calculate_flops.py: error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

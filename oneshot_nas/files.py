@@ -87,7 +87,7 @@ def check_kind(content: Any, kind: str, source: str) -> None:
         raise UserError(f"{source} holds a JSON {type(content).__name__}, expected an object of kind '{kind}'")
     found = content.get("kind")
     if found != kind:
-        raise UserError(f"{source} is of kind '{found}', expected '{kind}'")
+        raise UserError(f"{source} {'says no kind' if found is None else f'is of kind {found!r}'}, expected '{kind}'")
     if content.get("version") != VERSION:
         raise UserError(f"{source} has version {content.get('version')}; this release reads version {VERSION}")
 

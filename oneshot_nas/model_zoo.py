@@ -1,6 +1,6 @@
 """Published architectures by name, in the style of GluonCV's model zoo.
 
-An architecture is a file ``zoo/NAME.json``; `get_model` builds its network. Sources, all of ShuffleNet blocks:
+An architecture is a file ``zoo/NAME.json``; `get_model` builds its network. Sources:
 
 | names | source |
 |---|---|
@@ -10,6 +10,10 @@ An architecture is a file ``zoo/NAME.json``; `get_model` builds its network. Sou
 | spos_blocks | the block search result of megvii-model/SinglePathOneShot |
 | spos_mmrazor, dsnas_mmrazor | open-mmlab/mmrazor, SPOS and DSNAS configurations |
 | detnas_{coco,voc}_{fpn,retinanet} | DetNAS, 300 M backbones of megvii-model/ShuffleNet-Series |
+| attentive_a0 ... attentive_a6, attentive_{min,max} | AttentiveNAS, CVPR 2021 (facebookresearch/AttentiveNAS); min is a0 |
+| bnnas, bnnas_spos | BN-NAS, ICCV 2021 (bychen515/BNNAS): its search result and its SPOS baseline's |
+| abs_spos, abs_proxyless | ABS, ECCV 2020 (megvii-model/AngleNAS): SPOS and ProxylessNAS in the shrunk space |
+| proxyless_mmrazor | open-mmlab/mmrazor, SPOS on the MobileNet space: the layers of abs_spos |
 """
 
 from __future__ import annotations

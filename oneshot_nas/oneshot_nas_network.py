@@ -6,10 +6,10 @@ Example: python oneshot_nas/oneshot_nas_network.py --out ./symbols
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 if __name__ == "__main__" and not __package__:  # run as a script: import the package beside it, not its modules as top-level ones
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -18,16 +18,10 @@ from oneshot_nas.cli.main import exit_code
 from oneshot_nas.costs.analytic import plan_cost
 from oneshot_nas.costs.limits import human
 from oneshot_nas.costs.table import cost_table, reachable
+from oneshot_nas.shell import PACKAGE, Parser, near
 
 NAME = "ShuffleNas_fixArch"
 INPUT_SHAPE = (1, 3, 224, 224)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports wrong use in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see: {self.prog} --help\n")
 
 
 def build(out: Path) -> None:
@@ -52,7 +46,8 @@ def build(out: Path) -> None:
           f"of space '{space.name}', {human(least)} to {human(most)} FLOPs")
     files = export_symbol(net, out, NAME, INPUT_SHAPE, {"arch": net.arch.to_json()})
     print(f"wrote {files.symbol}\nwrote {files.params} (random weights)")
-    print(f"next: python calculate_flops.py -norelubn -s {files.symbol}")
+    script = near(PACKAGE.parent / "calculate_flops.py")
+    print(f"next: {shlex.join([near(Path(sys.executable)), script, '-norelubn', '-s', str(files.symbol)])}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,21 +6,22 @@ is finished already is not done again: the same command resumes.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+from oneshot_nas import shell
+
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the quickstart and return the exit code of the first step that failed, 0 when all is done."""
-    parser = argparse.ArgumentParser(prog="scripts/quickstart.sh", description=__doc__.splitlines()[0],
+    parser = shell.Parser(prog="scripts/quickstart.sh", description=__doc__.splitlines()[0],
                                      epilog="Example:  sh scripts/quickstart.sh runs/quickstart --budget 60")
     parser.add_argument("--out", default="runs/quickstart", help="folder for everything (default: %(default)s)")
     parser.add_argument("--budget", type=int, default=40, help="architectures the search evaluates (default: %(default)s)")
@@ -31,17 +32,32 @@ def main(arguments: list[str] | None = None) -> int:
     out = Path(given.out)
     start = time.monotonic()
     for title, command in steps(out, given):
-        print(f"\n== {title}\n$ oneshot-nas {shlex.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, "-m", "oneshot_nas", *command]).returncode
+        print(f"\n== {title}\n$ {shell.command(*command)}", flush=True)
+        code = call(command)
         if code:
-            print(f"the step failed with exit code {code}; mend it and run the same command again, it resumes", file=sys.stderr)
+            if code != INTERRUPTED:
+                print(f"the step failed with exit code {code}; mend it and run the same command again, it resumes",
+                      file=sys.stderr)
             return code
     print(f"\n== Done in {time.monotonic() - start:.0f} s")
     print(table(out))
     return 0
 
 
-def steps(out: Path, given: argparse.Namespace) -> list[tuple[str, list[str]]]:
+def call(command: list[str]) -> int:
+    """Run one command of `oneshot-nas` in a process of its own and return its exit code.
+
+    Ctrl-C reaches that process as well, which saves its state and ends: it is waited for.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "oneshot_nas", *command])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def steps(out: Path, given: Namespace) -> list[tuple[str, list[str]]]:
     """(title, command) of every step, in order."""
     data, supernet, search, retrain = (str(out / name) for name in ("data", "supernet", "search", "retrain"))
     seed = str(given.seed)
@@ -50,13 +66,13 @@ def steps(out: Path, given: argparse.Namespace) -> list[tuple[str, list[str]]]:
         found.append(("Pack 1,797 real images of handwritten digits", ["data", "digits", data]))
     found += [
         ("Train a supernet: one set of weights for every architecture",
-         ["train", "--recipe", str(RECIPES / "digits_supernet.yaml"), "--set", f"data={data}", "--set", f"seed={seed}",
+         ["train", "--recipe", shell.recipe("digits_supernet"), "--set", f"data={data}", "--set", f"seed={seed}",
           "--out", supernet]),
         ("Search it by evolution under a FLOPs limit",
          ["search", "--supernet", supernet, "--out", search, "--algorithm", "evolution", "--budget", str(given.budget),
           "--population", str(given.population), "--flops", given.flops, "--seed", seed]),
         ("Train the winner from scratch on all training images",
-         ["train", "--recipe", str(RECIPES / "digits_retrain.yaml"), "--arch", str(out / "search" / "arch.json"),
+         ["train", "--recipe", shell.recipe("digits_retrain"), "--arch", str(out / "search" / "arch.json"),
           "--set", f"data={data}", "--set", f"seed={seed}", "--out", retrain]),
         ("Export it; each file is read back and compared",
          ["export", "--run", retrain, "--format", "symbol,onnx", "--out", str(out / "export")]),
@@ -84,10 +100,10 @@ def table(out: Path) -> str:
         ("pictures", ", ".join(str(path) for path in sorted(out.glob("*/plots/*.png")))),
     ]
     commands = [
-        f"oneshot-nas evaluate --run {out / 'retrain'}",
-        f"oneshot-nas history {out / 'search'} --json",
-        f"oneshot-nas dashboard {out / 'search'}",
-        "oneshot-nas data folder MY_IMAGES data/mine      # your own images: one folder per class",
+        shell.command("evaluate", "--run", out / "retrain"),
+        shell.command("history", out / "search", "--json"),
+        shell.command("dashboard", out / "search"),
+        shell.command("data", "folder", "MY_IMAGES", "data/mine") + "      # your own images: one folder per class",
     ]
     lines = [f"{name:20} {value}" for name, value in rows]
     return "\n".join([*lines, "", "next:", *(f"  {command}" for command in commands)])

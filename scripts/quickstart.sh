@@ -13,5 +13,5 @@ case ${1-} in
     -* | '') ;;
     *) out=$1 && shift ;;
 esac
-setup_venv onnx
+setup_venv onnx dashboard
 exec "$venv/bin/python" -m oneshot_nas.quickstart --out "$out" "$@"

@@ -7,7 +7,7 @@
 set -eu
 . "$(dirname -- "$0")/_venv.sh"
 
-setup_venv onnx test
+setup_venv onnx dashboard test
 cd -- "$root"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two test processes share the cores
 lint=0

@@ -1,13 +1,17 @@
 """Data sets: packing, reading back, checking, and every kind of bad input."""
 
 import json
+import math
+import shlex
 
 import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from oneshot_nas import shell
 from oneshot_nas.cli.data import app
+from oneshot_nas.config import read_recipe
 from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.datasets import check, dataset_from_files, load_dataset
 from oneshot_nas.data.images import IMAGENET_MEAN, Preprocessing, decode, encode
@@ -235,15 +239,34 @@ def test_a_full_disk_is_an_error_and_leaves_no_half_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failure_leaves_the_folder_as_it_was_and_the_next_try_succeeds(photos, tmp_path):
+    out = tmp_path / "out"
+    (bad := next((photos / "cat").iterdir())).write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(UserError, match="--skip-bad"):
+            pack_folder(photos, out)
+        assert not out.exists() or list(out.iterdir()) == []
+    before, skipped = pack_folder(photos, out, skip_bad=True)
+    assert len(skipped) == 1 and str(bad) in skipped[0]
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match="--skip-bad"):
+        pack_folder(photos, out, overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept and load_dataset(out) == before
+
+
 def test_preprocessing_goes_through_json_and_refuses_nonsense():
     preprocessing = Preprocessing(224, 0.9, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "cubic")
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
     assert Preprocessing(224).resize == 256 and Preprocessing(224, 0.7).resize == 320 and Preprocessing(32, 1.0).resize == 32
+    turned = preprocessing.reordered("BGR")
+    assert (turned.channels, turned.mean, turned.std) == ("BGR", (3.0, 2.0, 1.0), (6.0, 5.0, 4.0))
+    assert Preprocessing.from_json(turned.to_json()) == turned and turned.reordered("RGB") == preprocessing
     good = preprocessing.to_json()
     cases: list[tuple[dict, str]] = [
         ({"input_size": 0}, "whole number"), ({"input_size": 2.5}, "whole number"), ({"crop_ratio": 0}, r"in \(0, 1\]"),
         ({"crop_ratio": "a"}, "wrong type"), ({"std": [1, 2]}, "three numbers"), ({"interpolation": "best"}, "'linear'"),
-        ({"channels": "BGR"}, "BGR"), ({"extra": 1}, "exactly the keys"),
+        ({"channels": "GRB"}, "'BGR'"), ({"channels": ["RGB"]}, "wrong type"), ({"mean": ["a", 1, 2]}, "wrong type"),
+        ({"mean": [math.nan, 1, 2]}, "three numbers"), ({"extra": 1}, "exactly the keys"),
     ]  # fmt: skip
     for change, message in cases:
         with pytest.raises(UserError, match=message):
@@ -274,10 +297,9 @@ def test_command_line(photos, tmp_path):
     result = run(app, ["folder", str(photos), str(out), "--val-ratio", "0.2"])
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[0] == f"{out}: 18 train and 4 val images of 2 classes, 40x56"
-    assert (
-        result.output.splitlines()[-1].startswith("next: oneshot-nas train --recipe recipes/")
-        and f"'data={out}'" in result.output
-    )
+    words = shlex.split(result.output.splitlines()[-1])
+    assert words[:3] == ["next:", shell.program(), "train"] and words[5:7] == ["--set", f"data={out}"]
+    assert read_recipe(words[4], words[6:7]).data == str(out)  # the recipe is there and can be read
     result = run(app, ["check", str(out), "--json"])
     assert result.exit_code == 0 and json.loads(result.output)["ok"] is True
     index = read_index(out / "val.rec")
@@ -285,7 +307,7 @@ def test_command_line(photos, tmp_path):
         handle.seek(int(index.offsets[2]) + 8 + 24)
         handle.write(b"garbage!" * 10)
     result = run(app, ["check", str(out)])
-    assert isinstance(result.exception, UserError) and "1 bad records, the first is record 2 (key 2" in str(result.exception)
+    assert isinstance(result.exception, UserError) and "1 bad record: record 2 (key 2" in str(result.exception)
     assert "bad: record 2 (key 2" in result.output
     result = run(app, ["check", str(out), "--json"])
     assert json.loads(result.output)["files"][1]["bad"][0]["position"] == 2

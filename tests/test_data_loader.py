@@ -16,7 +16,7 @@ from PIL import Image
 from oneshot_nas.data.augment import Augment, augment_image, draw, make_augment
 from oneshot_nas.data.datasets import dataset_from_files
 from oneshot_nas.data.folder import load_folder
-from oneshot_nas.data.images import INTERPOLATIONS, Preprocessing, decode, encode, fit, normalise, tables
+from oneshot_nas.data.images import INTERPOLATIONS, Preprocessing, decode, encode, fit, normaliser
 from oneshot_nas.data.loader import DataWait, batches_per_epoch, decode_images, train_loader, val_loader
 from oneshot_nas.data.recordio import pack_record, write_records
 from oneshot_nas.errors import UserError
@@ -362,8 +362,23 @@ def test_augmentation_stays_in_shape_and_depends_on_its_draws_alone():
     wide = cv2.resize(image, (400, 3))
     assert augment_image(wide, make_augment("imagenet"), PLAIN, draw(0, 0, np.array([1]))[0].tolist()).shape == (SIZE, SIZE, 3)
     out = np.empty((3, SIZE, SIZE), np.float32)
-    normalise(fit(image, PLAIN), tables(PLAIN), out)
+    normaliser(PLAIN)(fit(image, PLAIN), out)
     assert np.array_equal(out, image.transpose(2, 0, 1))
+
+
+def test_channels_arrive_in_the_order_of_the_network(numbers):
+    """Red holds the number of the image, green the row, blue the column."""
+    image = numbered(7).transpose(2, 0, 1)
+    rgb = Preprocessing(SIZE, 1.0, (1, 2, 3), (1, 2, 4))
+    for preprocessing, wanted in (
+        (rgb, [image[0] - 1.0, (image[1] - 2.0) / 2, (image[2] - 3.0) / 4]),
+        (rgb.reordered("BGR"), [(image[2] - 3.0) / 4, (image[1] - 2.0) / 2, image[0] - 1.0]),
+    ):
+        (found,), _ = decode_images(numbers, [7], preprocessing)
+        assert np.array_equal(found, np.array(wanted, np.float32))
+        loader = train_loader(numbers, batch_size=COUNT, preprocessing=preprocessing, augment=NONE, seed=0, epoch=0)
+        batch = next(iter(loader))[0].asnumpy()
+        assert any(np.array_equal(row, found) for row in batch)
 
 
 def test_waiting_is_measured():

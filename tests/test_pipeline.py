@@ -85,7 +85,7 @@ def test_plots_of_every_run(road):
     (["export", "--run", "{road}/retrain", "--format", "jpeg", "--out", "{road}/x"], "unknown format"),
     (["export", "--out", "{road}/x"], "either --run RUN"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--flops", ":1"], "reachable"),
-    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--indicator", "angle"], "not there yet"),
+    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--indicator", "loss"], "unknown indicator"),
 ])
 def test_wrong_use_is_one_line_and_exit_2(road, capsys, words, message):
     capsys.readouterr()

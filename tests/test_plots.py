@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -25,8 +27,8 @@ from oneshot_nas.model_zoo import published
 from oneshot_nas.plots.architecture import architecture, draw_plan, middle_width, operators_of
 from oneshot_nas.plots.curves import read_metrics, training_curves
 from oneshot_nas.plots.distribution import EPOCHS, compared, distribution, named_sampler, sampler_costs, uniform_costs
-from oneshot_nas.plots.ranking import paired, ranking, read_scores
-from oneshot_nas.plots.runs import plot_run
+from oneshot_nas.plots.ranking import ranking
+from oneshot_nas.plots.runs import limits_of, plot_run
 from oneshot_nas.plots.search import best_of, search_progress, search_scatter
 from oneshot_nas.plots.style import COLOURS, PALE, save
 from oneshot_nas.search.candidate import Candidate
@@ -35,7 +37,7 @@ from oneshot_nas.search.loop import run_search
 from oneshot_nas.search.pareto import pareto_front
 from oneshot_nas.search.record import save_record
 from oneshot_nas.search.storage import sqlite_url
-from oneshot_nas.search.task import OBJECTIVES, SearchTask
+from oneshot_nas.search.task import OBJECTIVES, SearchTask, limits_json
 
 SMALL = {"layout": "small", "input_size": 32, "last_channels": 64, "classes": 10}
 
@@ -306,39 +308,23 @@ def test_ranking_has_a_point_per_architecture_and_tau_in_the_title():
 
 
 @pytest.mark.parametrize("first, second, message", [
-    ([1, 2], [1], "got 2 and 1"), ([1], [1], "at least two"), ([1, math.nan], [1, 2], "finite"),
+    ([1, 2], [1], "got 2 and 1"), ([1], [1], "at least 2"), ([1, math.nan], [1, 2], "finite"),
 ])
 def test_rankings_that_cannot_be_drawn(first, second, message):
     with pytest.raises(UserError, match=message):
         ranking(first, second)
 
 
-def test_scores_are_matched_by_architecture(tmp_path, space, candidates):
-    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    first.write_text("".join(json.dumps(c.to_json()) + "\n" for c in candidates[:10]))  # as history --json; number 7 failed
-    rows = [{"arch": {**c.arch.to_json(), "options": SMALL}, "top1": c.index / 10} for c in reversed(candidates[5:12])]
-    second.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ours, theirs = paired(read_scores(str(first)), read_scores(str(second)))
-    assert theirs == [0.5, 0.6, 0.8, 0.9] and ours == [candidates[i].scores["top1"] for i in (5, 6, 8, 9)]
-
-
-def test_scores_without_architectures_go_line_by_line(tmp_path):
-    first, second, short = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
-    first.write_text("0.5\n0.7\n")
-    second.write_text('{"top1": 0.1}\n{"top1": 0.2, "top5": 1}\n')
-    short.write_text("0.5\n")
-    assert paired(read_scores(str(first)), read_scores(str(second))) == ([0.5, 0.7], [0.1, 0.2])
-    with pytest.raises(UserError, match="line by line; they have 2 and 1"):
-        paired(read_scores(str(first)), read_scores(str(short)))
-    short.write_text('{"top5": 0.5}\n')
-    with pytest.raises(UserError, match="line 1 has no number 'top1'"):
-        read_scores(str(short))
-    short.write_text("\n")
-    with pytest.raises(UserError, match="holds no scores"):
-        read_scores(str(short))
-
-
 # runs and the command
+
+bounds = st.tuples(st.integers(0, 10**9), st.one_of(st.integers(1, 10**9), st.just(math.inf))).map(sorted).map(tuple)
+
+
+@given(bounds, bounds, st.sampled_from(["macs", "mmrazor"]))
+def test_a_picture_shows_the_limits_of_the_search(flops, params, rule):
+    limits = Limits(flops, params, rule)
+    assert limits_of(json.loads(json.dumps(limits_json(limits)))) == limits
+
 
 @pytest.fixture(scope="module")
 def searches(tmp_path_factory, space):

@@ -69,7 +69,8 @@ def test_rounded_counts(name, options, rule, flops, params):
 
 
 def test_every_model_is_in_the_table():
-    assert {row[0] for row in EXACT} == set(list_models())
+    """Of this space; other spaces' published networks have tests of their own."""
+    assert {row[0] for row in EXACT} == {name for name in list_models() if published(name).space == "spos_shufflenet"}
 
 
 def test_parts_of_the_predecessor_network():
@@ -169,7 +170,7 @@ def test_get_model_pretrained(tmp_path):
     "name,options,message",
     [
         ("oneshott", {}, r"no model 'oneshott'; did you mean \('oneshot'"),
-        ("zzz", {}, r"no model 'zzz'; the models are \('detnas_coco_fpn', "),
+        ("zzz", {}, r"no model 'zzz'; the models are \('a"),
         ("oneshot", {"width": 2}, r"unknown option \('width'\) of space 'spos_shufflenet'; it has \('se', "),
         ("oneshot", {"classes": 1}, "option 'classes' = 1 of space 'spos_shufflenet' is not an integer from 2 to 100000"),
     ],

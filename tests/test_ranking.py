@@ -85,9 +85,33 @@ def test_files_are_joined_by_architecture(tmp_path, archs, capsys):
     assert printed == {"count": 3, "kendall_tau": pytest.approx(1 / 3), "regret": {"1": pytest.approx(0.1), "3": 0}}
 
 
+def test_scores_without_architectures_go_line_by_line(tmp_path):
+    first, second, short = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    first.write_text("0.5\n0.7\n")
+    second.write_text('{"top1": 0.1}\n{"scores": {"top1": 0.2, "top5": 1}}\n')
+    short.write_text("0.5\n")
+    scores = [ranking.read_scores(str(path), "top1") for path in (first, second, short)]
+    assert ranking.paired(*scores[:2]) == ([0.5, 0.7], [0.1, 0.2])
+    with pytest.raises(UserError, match="line by line; they have 2 and 1"):
+        ranking.paired(scores[0], scores[2])
+
+
+def test_architectures_that_are_the_same_network_are_matched(tmp_path):
+    """Options that are left out take their defaults."""
+    space = get_space("spos_shufflenet")
+    whole = space.sample(random.Random(1)).to_json()
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    other = space.sample(random.Random(2)).to_json()
+    first.write_text("\n".join(json.dumps({"arch": arch, "score": score}) for arch, score in ((whole, 0.1), (other, 0.2))))
+    second.write_text("\n".join(json.dumps({"arch": {**arch, "options": {}}, "score": score})
+                                for arch, score in ((other, 4), (whole, 3))))
+    assert ranking.paired(ranking.read_scores(str(first)), ranking.read_scores(str(second))) == ([0.1, 0.2], [3.0, 4.0])
+
+
 def test_bad_files_are_named(tmp_path, archs, capsys):
     path, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    for text, message in (('{"score": 1}', "line 1 must be an object"), ("{", "line 1 is not valid JSON"),
+    for text, message in (('{"top5": 1}', "line 1 has no finite number 'score'"), ("{", "line 1 is not valid JSON"),
+                          ("NaN", "no finite number"), ('"much"', "no finite number"), ("\n", "holds no scores"),
                           (json.dumps({"arch": archs[0], "score": True}), "no finite number"),
                           (json.dumps({"arch": {"space": "x"}, "score": 1}), "line 1")):
         path.write_text(text)

@@ -115,7 +115,7 @@ def test_quickstart_installs_once_and_forwards_its_arguments(checkout):
     assert code == 0, err
     venv, pip, *run = checkout.called()
     assert venv == "venv"
-    assert pip.endswith("-c constraints.txt -e .[onnx]")
+    assert pip.endswith("-c constraints.txt -e .[onnx,dashboard]")
     assert run == ["-m", "oneshot_nas.quickstart", "--out", "out folder", "--seed", "1"]
 
     for arguments, out in (([], "runs/quickstart"), (["--quick"], "runs/quickstart")):
@@ -131,7 +131,7 @@ def test_the_test_extras_leave_the_quickstart_ready(checkout):
     code, _, err = checkout.run("test.sh", "tests/test_x.py", "-k", "y")
     assert code == 0, err
     calls = checkout.called()
-    assert calls[0].endswith("-e .[onnx,test]")
+    assert calls[0].endswith("-e .[onnx,dashboard,test]")
     assert "ruff" in calls
     assert calls[-6:] == ["pytest", "-n", "2", "tests/test_x.py", "-k", "y"]
     for script in ("quickstart.sh", "test.sh"):
@@ -272,7 +272,7 @@ def test_every_requirement_has_an_exact_version_that_fits():
         assert pins[requirement.name.lower()] in requirement.specifier, f"constraints.txt does not fit {requirement}"
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "train_fixarch.sh", "train_supernet.sh", "search_supernet.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "train_fixarch.sh", "train_supernet.sh", "search_supernet.sh", "bnnas.sh"])
 def test_scripts_explain_themselves(checkout, script):
     _, out, _ = checkout.run(script, "--help", PYTHON=str(checkout.python("mine")))
     assert f"sh scripts/{script}" in out

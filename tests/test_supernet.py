@@ -155,6 +155,10 @@ def test_running_statistics_flow_home(contexts):
         for name, (width,) in layer.op.statistics().items():
             for got, wanted in zip(after[f"{layer.weights}.{name}"], block.parameter(name).list_data(), strict=True):
                 assert np.allclose(got[:width], wanted.asnumpy(), rtol=1e-3, atol=1e-4), f"{layer.name}.{name}"
+    for layer, (_, block) in zip(SPACE.plan(arch).layers, inherit(net, arch).blocks(), strict=True):
+        for name, (width,) in layer.op.statistics().items():  # on every device those of that device
+            for got, wanted in zip(block.parameter(name).list_data(), after[f"{layer.weights}.{name}"], strict=True):
+                assert np.array_equal(got.asnumpy(), wanted[:width]), f"{layer.name}.{name}"
     changed = {name for name in after if not np.array_equal(after[name][0], before[name][0])}
     assert changed == {f"{layer.weights}.{name}" for layer in SPACE.plan(arch).layers for name in layer.op.statistics()}
 

@@ -314,7 +314,7 @@ def test_script_refuses_bad_input_in_one_line(saved, capsys, flags):
     assert calculate_flops.main(flags) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("calculate_flops.py: error: ")
+    assert err.startswith("error: ")
     assert err.count("\n") == 1
 
 

@@ -58,3 +58,12 @@ def fixed(data: Path, **changes) -> Recipe:
 def gluoncv(data: Path, **changes) -> Recipe:
     """The recipe of a GluonCV model, the quickest of all."""
     return recipe(data, model="cifar_resnet20_v1", options={"input_size": SIZE}, **changes)
+
+
+def sandwich(data: Path, **changes) -> Recipe:
+    """The recipe of sandwich training on a part of the elastic space; `students` are the keys of sampler.sandwich."""
+    options = {"layout": "small", "input_size": SIZE, "resolutions": [12, SIZE]}
+    own = {"space": "attentive_mobilenet", "options": options, "holdout": {"calibration": 8, "validation": 8},
+           "allowed": {"depth": [1], "kernel": [3, 5], "expand": [1, 3]}, "optimizer": {"name": "nag", "lr": 0.02},
+           "sampler": {"name": "flops", "bins": 3, "sandwich": {"random": 1}}}
+    return recipe(data, **(own | changes))

@@ -68,7 +68,8 @@ def _read_members(archive: Path) -> dict[str, bytes]:
                 handle = tar.extractfile(member)
                 found[name] = handle.read() if handle else b""
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive} is no readable .tar.gz file: {error}; download cifar-10-python.tar.gz again") from error
+        reason = str(error).partition(": - method")[0]  # then come the reasons of every other compression
+        raise UserError(f"{archive} is no readable .tar.gz file ({reason}); download cifar-10-python.tar.gz again") from error
     missing = sorted(wanted - set(found))
     if missing:
         raise UserError(f"{archive} lacks {', '.join(missing)}; give the official cifar-10-python.tar.gz")

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
 import cv2
@@ -24,6 +24,7 @@ Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (123.68, 116.779, 103.939)
 IMAGENET_STD: Triple = (58.393, 57.12, 57.375)
+CHANNELS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}  # channel of the network -> channel of the decoded image, which is RGB
 INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
 
 
@@ -45,9 +46,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network is fed: RGB, the short side resized to ceil(input_size / crop_ratio), centre crop, (x - mean) / std.
+    """What a network is fed: the short side resized to ceil(input_size / crop_ratio), centre crop, (x - mean) / std.
 
-    mean and std are in 0..255 per channel. crop_ratio 1 leaves images of exactly the input size as they are.
+    `channels` is their order, "RGB" or "BGR" as OpenCV reads them; mean and std are in 0..255, in that order. crop_ratio 1
+    leaves images of exactly the input size as they are.
     """
 
     input_size: int
@@ -64,19 +66,26 @@ class Preprocessing:
             raise UserError(f"input_size {self.input_size!r} is not a whole number of pixels, for example 224")
         if not 0 < self.crop_ratio <= 1:
             raise UserError(f"crop_ratio {self.crop_ratio} is not in (0, 1]; 0.875 resizes to 256 for an input of 224")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or not all(value > 0 for value in self.std):
             raise UserError(
-                f"mean {self.mean} and std {self.std} must be three numbers each (red, green, blue in 0..255), std above 0"
+                f"mean {self.mean} and std {self.std} must be three numbers each, in the order of the channels, std above 0"
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation '{self.interpolation}' is not one of {tuple(INTERPOLATIONS)}")
-        if self.channels != "RGB":
-            raise UserError(f"channel order '{self.channels}' is not supported; use 'RGB'")
+        if self.channels not in CHANNELS:
+            raise UserError(f"channel order {self.channels!r} is not one of {tuple(CHANNELS)}")
 
     @property
     def resize(self) -> int:
         """Length of the short side before the crop, in pixels."""
         return math.ceil(round(self.input_size / self.crop_ratio, 6))
+
+    def reordered(self, channels: str) -> Preprocessing:
+        """Return the same preprocessing for a network that wants its channels in another order; mean and std go with them."""
+        if channels == self.channels:
+            return self
+        return replace(self, channels=channels, mean=self.mean[::-1], std=self.std[::-1])
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that `from_json` reads."""
@@ -136,18 +145,23 @@ def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
 
-def tables(preprocessing: Preprocessing) -> np.ndarray:
-    """Return (value - mean) / std of the values 0..255, float32 (3, 256): normalising an image is looking it up."""
+def normaliser(preprocessing: Preprocessing) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Return a function (image, out) that writes a uint8 RGB image into `out`, float32 3 x height x width, for the network.
+
+    The channels are put into its order and normalised by looking up (value - mean) / std of the values 0..255.
+    """
     scale = np.float32(1) / np.array(preprocessing.std, np.float32)
-    return ((np.arange(256, dtype=np.float32)[:, None] - np.array(preprocessing.mean, np.float32)) * scale).T.copy()
+    lookup = ((np.arange(256, dtype=np.float32)[:, None] - np.array(preprocessing.mean, np.float32)) * scale).T.copy()
+    order = CHANNELS[preprocessing.channels]
 
+    def normalise(image: np.ndarray, out: np.ndarray) -> None:
+        if image.shape[:2] != out.shape[1:]:
+            raise ValueError(f"image of {image.shape} where {out.shape} is wanted")
+        planes = cv2.split(image)
+        for channel, table, target in zip(order, lookup, out, strict=True):
+            cv2.LUT(planes[channel], table, dst=target)
 
-def normalise(image: np.ndarray, lookup: np.ndarray, out: np.ndarray) -> None:
-    """Write a uint8 RGB image into `out`, float32 3 x height x width, through the `tables` of a preprocessing."""
-    if image.shape[:2] != out.shape[1:]:
-        raise ValueError(f"image of {image.shape} where {out.shape} is wanted")
-    for plane, table, target in zip(cv2.split(image), lookup, out, strict=True):
-        cv2.LUT(plane, table, dst=target)
+    return normalise
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int) -> Iterator[Result]:

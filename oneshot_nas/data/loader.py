@@ -19,7 +19,7 @@ import numpy as np
 from mxnet.base import _LIB, check_call
 
 from oneshot_nas.data.augment import Augment, augment_image, draw
-from oneshot_nas.data.images import Images, Preprocessing, fit, normalise, ordered_map, read_image, tables
+from oneshot_nas.data.images import Images, Preprocessing, fit, normaliser, ordered_map, read_image
 from oneshot_nas.data.seeds import shuffled
 from oneshot_nas.errors import UserError
 
@@ -89,9 +89,9 @@ def train_loader(
 
     def prepare(positions: np.ndarray, out: np.ndarray) -> None:
         for position, draws, row in zip(positions.tolist(), draw(seed, epoch, positions).tolist(), out, strict=True):
-            normalise(augment_image(read_image(images, position), augment, preprocessing, draws), lookup, row)
+            normalise(augment_image(read_image(images, position), augment, preprocessing, draws), row)
 
-    lookup = tables(preprocessing)
+    normalise = normaliser(preprocessing)
     return _loader(images, order, prepare, batch_size, preprocessing, threads, dtype)
 
 
@@ -158,11 +158,11 @@ class DataWait(Generic[Item]):
 
 
 def _for_evaluation(images: Images, preprocessing: Preprocessing) -> Prepare:
-    lookup = tables(preprocessing)
+    normalise = normaliser(preprocessing)
 
     def prepare(positions: np.ndarray, out: np.ndarray) -> None:
         for position, row in zip(positions.tolist(), out, strict=True):
-            normalise(fit(read_image(images, position), preprocessing), lookup, row)
+            normalise(fit(read_image(images, position), preprocessing), row)
 
     return prepare
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from oneshot_nas.files import read_json, write_json
 from oneshot_nas.progress import track
 
 Sample = tuple[int, bytes, np.ndarray]  # label, what is stored, its pixels (uint8 RGB)
+PACKING = ".packing"  # folder inside a data set that holds what is being packed
 KEPT = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG: what MXNet's own OpenCV surely reads
 
 
@@ -123,16 +125,23 @@ def write_dataset(
 ) -> Dataset:
     """Write both parts and, last, dataset.json into folder `out`; return the data set read back and verified.
 
+    All is packed in a folder inside `out` first, so that a failure leaves `out` as it was and the next try starts afresh.
+
     Raises: UserError when `out` holds another data set, unless `overwrite`; WorkError when the disk refuses.
     """
     out = Path(out).expanduser()
     _check_free(out, made_by, overwrite)
-    (out / "dataset.json").unlink(missing_ok=True)
-    statistics = _Statistics(len(classes))
-    for part, samples, total in zip(("train", "val"), (train, val), totals, strict=True):
-        seen = statistics.watch(part, track(samples, f"packing {part}", total, "image"))
-        write_records(out / f"{part}.rec", seen)
-    write_json(out / "dataset.json", "dataset", {"classes": classes, **statistics.summary(), "made_by": made_by})
+    statistics, packing = _Statistics(len(classes)), out / PACKING
+    try:
+        for part, samples, total in zip(("train", "val"), (train, val), totals, strict=True):
+            seen = statistics.watch(part, track(samples, f"packing {part}", total, "image"))
+            write_records(packing / f"{part}.rec", seen)
+        write_json(packing / "dataset.json", "dataset", {"classes": classes, **statistics.summary(), "made_by": made_by})
+        (out / "dataset.json").unlink(missing_ok=True)
+        for name in ("train.idx", "train.rec", "val.idx", "val.rec", "dataset.json"):
+            os.replace(packing / name, out / name)
+    finally:
+        shutil.rmtree(packing, ignore_errors=True)
     return load_dataset(out)
 
 
