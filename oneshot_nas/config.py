@@ -61,7 +61,8 @@ class Recipe(Section):
     dtype: Literal["float32", "float16"] = "float32"
     input_threads: int = Field(default=2, ge=1)
     crop_ratio: float | None = Field(default=None, gt=0, le=1, description="none: 0.875, or 1 for images of the input size")
-    mean: tuple[float, float, float] | None = Field(default=None, description="RGB in 0..255; none: the data set's")
+    channels: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, float, float] | None = Field(default=None, description="in 0..255, in that order; none: the data set's")
     std: tuple[float, float, float] | None = None
     epoch_images: int | None = Field(default=None, ge=1, description="most images of an epoch; none: all")
     epoch_share: float = Field(default=1.0, gt=0, le=1, description="share of its steps that an epoch has")

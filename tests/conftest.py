@@ -7,6 +7,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+import signal
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import settings
 settings.register_profile("same", deadline=None, derandomize=True)  # mxnet's first call is slow; runs repeat exactly
 settings.register_profile("explore", deadline=None)  # pytest --hypothesis-profile explore
 settings.load_profile("same")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script, and children would inherit that
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,16 @@ def run(function, x, weight, top):
 
 @compiled
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (14, 9), (56, 56)])
-def test_outputs_and_gradients_are_mxnets(kernel, size):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 5), (7, 7), (8, 6), (14, 9), (56, 56)])
+def test_outputs_and_gradients_are_mxnets(kernel, stride, size):
     rng = np.random.default_rng(0)
-    x, weight, top = (nd.array(rng.normal(size=shape)) for shape in ((3, 10, *size), (10, 1, kernel, kernel), (3, 10, *size)))
-    settings = {"kernel": (kernel,) * 2, "pad": (kernel // 2,) * 2, "num_filter": 10, "num_group": 10, "no_bias": True}
+    outputs = [(side - 1) // stride + 1 for side in size]
+    x, weight, top = (nd.array(rng.normal(size=shape)) for shape in ((3, 10, *size), (10, 1, kernel, kernel), (3, 10, *outputs)))
+    settings = {"kernel": (kernel,) * 2, "pad": (kernel // 2,) * 2, "stride": (stride,) * 2, "num_filter": 10, "num_group": 10,
+                "no_bias": True}
     plain = run(lambda a, w: nd.Convolution(a, w, **settings), x, weight, top)
-    ours = run(lambda a, w: getattr(nd, depthwise.NAME)(a, w, kernel=kernel), x, weight, top)
+    ours = run(lambda a, w: getattr(nd, depthwise.NAME)(a, w, kernel=kernel, stride=stride), x, weight, top)
     for expected, found in zip(plain, ours, strict=True):
         assert abs(expected - found).max() < 1e-5 * max(abs(expected).max(), 1)
 

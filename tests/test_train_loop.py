@@ -226,6 +226,17 @@ def test_mean_std_and_crop_of_the_recipe_come_before_those_of_the_data(data, tmp
     assert (about["mean"], about["std"], about["crop_ratio"]) == ([1, 2, 3], [4, 5, 6], 0.8)
 
 
+def test_a_recipe_in_bgr_turns_the_numbers_of_the_data_but_not_its_own(data, tmp_path):
+    found = {}
+    for name, changes in (("rgb", {}), ("bgr", {"channels": "BGR"}), ("own", {"channels": "BGR", "mean": [1, 2, 3]})):
+        train(tiny.gluoncv(data, epochs=1, epoch_images=8, **changes), tmp_path / name, quiet)
+        found[name] = json.loads((tmp_path / name / "checkpoint/weights-0001.params.json").read_text())["preprocessing"]
+    rgb, bgr, own = found.values()
+    assert (rgb["channels"], bgr["channels"], own["channels"]) == ("RGB", "BGR", "BGR")
+    assert bgr["mean"] == rgb["mean"][::-1] and bgr["std"] == rgb["std"][::-1]
+    assert own["mean"] == [1, 2, 3]
+
+
 def test_the_hold_out_fits_small_data_unless_the_recipe_says_how_many(data, tmp_path):
     found = {}
     for name, holdout in (("own", {}), ("given", {"calibration": 5, "validation": 7})):

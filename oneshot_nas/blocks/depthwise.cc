@@ -1,9 +1,10 @@
-// Depthwise convolution with stride 1 for MXNet 1.9 on the CPU: forward, input gradient and weight gradient.
+// Depthwise convolution with stride 1 or 2 for MXNet 1.9 on the CPU: forward, input gradient and weight gradient.
 //
 // MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here every image plane
-// is copied into a zero-padded buffer of fixed pitch. A kernel position (i, j) is then a constant offset i * pitch + j, so
-// forward and input gradient are sums of shifted vectors and the weight gradient is a set of long dot products, all over
-// contiguous memory that fits the first-level cache.
+// is copied, zero-padded, into stride x stride phase planes of fixed pitch: phase (a, b) holds the rows a, a + stride, ...
+// and the columns b, b + stride, ... A kernel position is then a constant offset into one phase, so forward and input
+// gradient are sums of shifted vectors and the weight gradient is a set of long dot products, all over contiguous memory
+// that fits the first-level cache.
 //
 // Results do not depend on the number of threads: every plane (forward) or channel (backward) belongs to one thread.
 
@@ -24,38 +25,62 @@ typedef float Vector __attribute__((vector_size(kLanes * sizeof(float)), aligned
 
 inline Vector at(const float* address) { return *reinterpret_cast<const Vector*>(address); }
 
+long rounded(long length) { return (length + kTile - 1) / kTile * kTile; }
+
+template <int K, int kStride>
 struct Geometry {
   long images, channels, height, width;
-  int kernel;
-  long pad() const { return kernel / 2; }
-  long pitch() const { return width + 2 * pad(); }
-  long length() const { return (height * pitch() + kTile - 1) / kTile * kTile; }  // one flattened output plane, rounded up
-  long size() const { return length() + 2 * pad() * pitch() + 2 * pad() + kTile; }
+  static constexpr long pad() { return K / 2; }
+  static constexpr long reach() { return (K - 1) / kStride; }  // furthest kernel position inside a phase, in rows or columns
+  long outHeight() const { return (height - 1) / kStride + 1; }
+  long outWidth() const { return (width - 1) / kStride + 1; }
+  long pitch() const { return outWidth() + reach(); }
+  long length() const { return rounded(outHeight() * pitch()); }                    // one output plane at this pitch
+  long phaseLength() const { return rounded((outHeight() + reach()) * pitch()); }
+  long phaseSize() const { return phaseLength() + length() - outHeight() * pitch() + reach() * (pitch() + 1) + kTile; }
+  // Offset of padded row or column r inside its phase, and of kernel position (i, j) from an output's place.
+  long offset(unsigned long i, unsigned long j) const {
+    return (i % kStride * kStride + j % kStride) * phaseSize() + i / kStride * pitch() + j / kStride;
+  }
 };
 
-Geometry geometry(const MXTensor& x, int kernel) { return {x.shape[0], x.shape[1], x.shape[2], x.shape[3], kernel}; }
-
-// Copies a plane into the middle of a zeroed, padded buffer.
-void load(const Geometry& g, const float* plane, float* buffer) {
+// Copies an image plane into the phases, whose borders stay zero, or back out of them.
+template <bool kIn, int K, int kStride>
+void exchange(const Geometry<K, kStride>& g, float* plane, float* phases) {
   for (long h = 0; h < g.height; ++h)
-    std::memcpy(buffer + (h + g.pad()) * g.pitch() + g.pad(), plane + h * g.width, g.width * sizeof(float));
+    for (int b = 0; b < kStride; ++b) {
+      float* row = plane + h * g.width;
+      float* place = phases + g.offset(h + g.pad(), b + g.pad());
+      if (kStride == 1)
+        std::memcpy(kIn ? place : row, kIn ? row : place, g.width * sizeof(float));
+      else
+        for (long w = b; w < g.width; w += 2) (kIn ? place[w / 2] : row[w]) = kIn ? row[w] : place[w / 2];
+    }
 }
 
-void store(const Geometry& g, const float* flat, float* plane) {
-  for (long h = 0; h < g.height; ++h) std::memcpy(plane + h * g.width, flat + h * g.pitch(), g.width * sizeof(float));
+// Copies an output plane to or from rows of the phases' pitch; what lies between the rows stays as it is.
+template <int K, int kStride>
+void spread(const Geometry<K, kStride>& g, const float* plane, float* flat) {
+  for (long h = 0; h < g.outHeight(); ++h)
+    std::memcpy(flat + h * g.pitch(), plane + h * g.outWidth(), g.outWidth() * sizeof(float));
 }
 
-// out[t] = sum over (i, j) of weight[i][j] * in[t + i * pitch + j]
-template <int K>
-void correlate(const Geometry& g, const float* in, const float* weight, float* out) {
-  const long pitch = g.pitch();
-  for (long t = 0; t < g.length(); t += kTile) {
+template <int K, int kStride>
+void gather(const Geometry<K, kStride>& g, const float* flat, float* plane) {
+  for (long h = 0; h < g.outHeight(); ++h)
+    std::memcpy(plane + h * g.outWidth(), flat + h * g.pitch(), g.outWidth() * sizeof(float));
+}
+
+// Kernel positions (i, j) = (a, b), (a, b + step), ... : out[t] = sum of weight[i][j] * in[t + offsets[i][j]]
+template <int K, int kStep>
+void correlate(const float* in, const float* weight, const long* offsets, int a, int b, long length, float* out) {
+  for (long t = 0; t < length; t += kTile) {
     Vector sum[kTile / kLanes] = {};
-    for (int i = 0; i < K; ++i) {
+    for (int i = a; i < K; i += kStep) {
 #pragma GCC unroll 8
-      for (int j = 0; j < K; ++j) {
+      for (int j = b; j < K; j += kStep) {
         const float value = weight[i * K + j];
-        const float* window = in + t + i * pitch + j;
+        const float* window = in + t + offsets[i * K + j];
 #pragma GCC unroll 8
         for (int v = 0; v < kTile / kLanes; ++v) sum[v] += value * at(window + v * kLanes);
       }
@@ -64,55 +89,64 @@ void correlate(const Geometry& g, const float* in, const float* weight, float* o
   }
 }
 
-// total[i][j] += sum over t of grad[t] * in[t + i * pitch + j]
+// total[i][j] += sum over t of grad[t] * in[t + offsets[i][j]]
 template <int K>
-void dots(const Geometry& g, const float* in, const float* grad, float* total) {
-  const long pitch = g.pitch();
+void dots(const float* in, const float* grad, const long* offsets, long length, float* total) {
   for (int i = 0; i < K; ++i) {
     Vector sum[K] = {};
-    const float* row = in + i * pitch;
-    for (long t = 0; t < g.length(); t += kLanes) {
+    for (long t = 0; t < length; t += kLanes) {
       const Vector value = at(grad + t);
 #pragma GCC unroll 8
-      for (int j = 0; j < K; ++j) sum[j] += value * at(row + t + j);
+      for (int j = 0; j < K; ++j) sum[j] += value * at(in + t + offsets[i * K + j]);
     }
     for (int j = 0; j < K; ++j)
       for (int v = 0; v < kLanes; ++v) total[i * K + j] += sum[j][v];
   }
 }
 
-template <int K>
-void forward(const Geometry& g, const float* x, const float* weight, float* y) {
-  const long plane = g.height * g.width, planes = g.images * g.channels;
+template <int K, int kStride>
+void forward(const Geometry<K, kStride>& g, float* x, const float* weight, float* y) {
+  const long plane = g.height * g.width, smaller = g.outHeight() * g.outWidth(), planes = g.images * g.channels;
+  long offsets[K * K];
+  for (int i = 0; i < K * K; ++i) offsets[i] = g.offset(i / K, i % K);
 #pragma omp parallel
   {
-    std::vector<float> in(g.size(), 0.f), out(g.length());
+    std::vector<float> in(kStride * kStride * g.phaseSize(), 0.f), out(g.length());
 #pragma omp for schedule(static)
     for (long p = 0; p < planes; ++p) {
-      load(g, x + p * plane, in.data());
-      correlate<K>(g, in.data(), weight + p % g.channels * K * K, out.data());
-      store(g, out.data(), y + p * plane);
+      exchange<true>(g, x + p * plane, in.data());
+      correlate<K, 1>(in.data(), weight + p % g.channels * K * K, offsets, 0, 0, g.length(), out.data());
+      gather(g, out.data(), y + p * smaller);
     }
   }
 }
 
-template <int K>
-void backward(const Geometry& g, const float* dy, const float* x, const float* weight, float* dx, float* dw) {
-  const long plane = g.height * g.width;
+template <int K, int kStride>
+void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const float* weight, float* dx, float* dw) {
+  const long plane = g.height * g.width, smaller = g.outHeight() * g.outWidth(), origin = g.reach() * (g.pitch() + 1);
+  long offsets[K * K], backwards[K * K];
+  for (int i = 0; i < K * K; ++i) {
+    offsets[i] = g.offset(i / K, i % K);
+    backwards[i] = -(i / K / kStride * g.pitch() + i % K / kStride);  // from a place in any phase to the output's
+  }
 #pragma omp parallel
   {
-    std::vector<float> in(g.size(), 0.f), grad(g.size(), 0.f), out(g.length());
+    std::vector<float> in(kStride * kStride * g.phaseSize(), 0.f), out(in.size()), grad(origin + g.phaseSize(), 0.f);
 #pragma omp for schedule(static)
     for (long c = 0; c < g.channels; ++c) {
-      float flipped[K * K], total[K * K] = {0};
-      for (int i = 0; i < K * K; ++i) flipped[i] = weight[c * K * K + K * K - 1 - i];
+      float total[K * K] = {0};
       for (long n = 0; n < g.images; ++n) {
-        const long at = (n * g.channels + c) * plane;
-        load(g, x + at, in.data());
-        load(g, dy + at, grad.data());
-        dots<K>(g, in.data(), grad.data() + g.pad() * g.pitch() + g.pad(), total);
-        correlate<K>(g, grad.data(), flipped, out.data());
-        store(g, out.data(), dx + at);
+        exchange<true>(g, x + (n * g.channels + c) * plane, in.data());
+        spread(g, dy + (n * g.channels + c) * smaller, grad.data() + origin);
+        dots<K>(in.data(), grad.data() + origin, offsets, g.length(), total);
+        for (int a = 0; a < kStride; ++a)
+          for (int b = 0; b < kStride; ++b) {
+            const long first = (g.pad() - a + kStride - 1) / kStride * g.pitch();  // rows of padding are left out
+            correlate<K, kStride>(grad.data() + origin + first, weight + c * K * K, backwards, a, b,
+                                  rounded((g.height + g.pad() - 1 - a) / kStride * g.pitch() + g.pitch() - first),
+                                  out.data() + (a * kStride + b) * g.phaseSize() + first);
+          }
+        exchange<false>(g, dx + (n * g.channels + c) * plane, out.data());
       }
       std::memcpy(dw + c * K * K, total, sizeof(total));
     }
@@ -136,30 +170,45 @@ MXReturnValue inferType(const Attributes&, std::vector<int>* in, std::vector<int
 
 MXReturnValue inferShape(const Attributes& attributes, std::vector<std::vector<unsigned>>* in,
                          std::vector<std::vector<unsigned>>* out) {
-  const unsigned kernel = std::stoi(attributes.at("kernel"));
-  if (in->at(0).size() != 4 || (kernel != 3 && kernel != 5 && kernel != 7)) {
-    MX_ERROR_MSG << "oneshot_nas_depthwise takes data (N, C, H, W) and a kernel of 3, 5 or 7";
+  const unsigned kernel = std::stoi(attributes.at("kernel")), stride = std::stoi(attributes.at("stride"));
+  const std::vector<unsigned> x = in->at(0);
+  if (x.size() != 4 || (kernel != 3 && kernel != 5 && kernel != 7) || (stride != 1 && stride != 2)) {
+    MX_ERROR_MSG << "oneshot_nas_depthwise takes data (N, C, H, W), a kernel of 3, 5 or 7 and a stride of 1 or 2";
     return MX_FAIL;
   }
-  in->at(1) = {in->at(0)[1], 1, kernel, kernel};
-  out->at(0) = in->at(0);
+  in->at(1) = {x[1], 1, kernel, kernel};
+  out->at(0) = {x[0], x[1], (x[2] - 1) / stride + 1, (x[3] - 1) / stride + 1};
+  return MX_SUCCESS;
+}
+
+// Calls run(geometry of x) with the kernel and the stride of the attributes.
+template <typename Run>
+MXReturnValue dispatch(const Attributes& attributes, const MXTensor& x, const Run& run) {
+  const int key = 10 * std::stoi(attributes.at("kernel")) + std::stoi(attributes.at("stride"));
+  const long n = x.shape[0], c = x.shape[1], h = x.shape[2], w = x.shape[3];
+  switch (key) {
+    case 31: run(Geometry<3, 1>{n, c, h, w}); break;
+    case 32: run(Geometry<3, 2>{n, c, h, w}); break;
+    case 51: run(Geometry<5, 1>{n, c, h, w}); break;
+    case 52: run(Geometry<5, 2>{n, c, h, w}); break;
+    case 71: run(Geometry<7, 1>{n, c, h, w}); break;
+    case 72: run(Geometry<7, 2>{n, c, h, w}); break;
+  }
   return MX_SUCCESS;
 }
 
 MXReturnValue runForward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
-  const Geometry g = geometry(in->at(0), std::stoi(attributes.at("kernel")));
-  const auto run = g.kernel == 3 ? forward<3> : g.kernel == 5 ? forward<5> : forward<7>;
-  run(g, in->at(0).data<float>(), in->at(1).data<float>(), out->at(0).data<float>());
-  return MX_SUCCESS;
+  return dispatch(attributes, in->at(0), [&](const auto& g) {
+    forward(g, in->at(0).data<float>(), in->at(1).data<float>(), out->at(0).data<float>());
+  });
 }
 
 // Inputs: output gradient, data, weight, output; outputs: gradients of data and weight.
 MXReturnValue runBackward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
-  const Geometry g = geometry(in->at(1), std::stoi(attributes.at("kernel")));
-  const auto run = g.kernel == 3 ? backward<3> : g.kernel == 5 ? backward<5> : backward<7>;
-  run(g, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(), out->at(0).data<float>(),
-      out->at(1).data<float>());
-  return MX_SUCCESS;
+  return dispatch(attributes, in->at(1), [&](const auto& g) {
+    backward(g, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(), out->at(0).data<float>(),
+             out->at(1).data<float>());
+  });
 }
 
 }  // namespace

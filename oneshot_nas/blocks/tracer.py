@@ -118,9 +118,8 @@ class Tracer:
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        if (self.fast and bias is None and actual.groups == actual.out_channels and actual.stride == 1
-                and actual.kernel in depthwise.KERNELS):
-            return getattr(self.F, depthwise.NAME)(x, weight, kernel=actual.kernel)
+        if self.fast and bias is None and actual.groups == actual.out_channels and actual.kernel in depthwise.KERNELS:
+            return getattr(self.F, depthwise.NAME)(x, weight, kernel=actual.kernel, stride=actual.stride)
         pad = actual.kernel // 2
         arguments = [x, weight] if bias is None else [x, weight, bias]
         return self.F.Convolution(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,17 @@ class Evaluator:
         nd.waitall()
         middle = time.perf_counter()
         scores = accuracy_of(Folded(view), zip(self.validation, self.labels, strict=True), self.validation[0].context)
-        return {**scores, "calibrate_seconds": middle - start, "validate_seconds": time.perf_counter() - middle}
+        end = time.perf_counter()
+        del view
+        _trim()
+        return {**scores, "calibrate_seconds": middle - start, "validate_seconds": end - middle}
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: glibc keeps the holes that one candidate's buffers leave (1.4 instead of 0.5 GB)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, val_images: int | None = None,

@@ -176,8 +176,9 @@ def _loss_of(net: Supernet, shards: Sequence[Shard], arch: Arch) -> float:
 
 
 def preprocessing_of(recipe: Recipe, source: Source, input_size: int) -> Preprocessing:
-    """How images reach the network: as the data set says, with the recipe's own crop ratio, mean and std where it has them."""
-    found = source.preprocessing(input_size, recipe.crop_ratio)
+    """How images reach the network: as the data set says, with the recipe's channel order, and its own crop ratio, mean and std
+    where it has them."""
+    found = source.preprocessing(input_size, recipe.crop_ratio).reordered(recipe.channels)
     return replace(found, mean=recipe.mean or found.mean, std=recipe.std or found.std)
 
 
