@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from oneshot_nas.blocks import depthwise
+from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.resize import resize
 from oneshot_nas.ops import Branch, Op
 from oneshot_nas.primitives import (
@@ -37,7 +37,7 @@ class Tracer:
 
     `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
-    depthwise convolutions for `oneshot_nas.blocks.depthwise`, whose backward pass is faster but which cannot be exported.
+    depthwise convolutions for `oneshot_nas.blocks.compiled`, whose backward pass is faster but which cannot be exported.
     `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps.
 
     `shared` says that other views slice these weights too. MXNet's convolution reorders the weight it is given in place at
@@ -118,8 +118,8 @@ class Tracer:
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        if self.fast and bias is None and actual.groups == actual.out_channels and actual.kernel in depthwise.KERNELS:
-            return getattr(self.F, depthwise.NAME)(x, weight, kernel=actual.kernel, stride=actual.stride)
+        if self.fast and bias is None and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS:
+            return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride)
         pad = actual.kernel // 2
         arguments = [x, weight] if bias is None else [x, weight, bias]
         return self.F.Convolution(

@@ -8,7 +8,7 @@ from typing import Any
 from mxnet.gluon import HybridBlock
 
 from oneshot_nas.arch import Arch, get_space, space_of
-from oneshot_nas.blocks import depthwise
+from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
 from oneshot_nas.errors import UserError
@@ -40,7 +40,7 @@ class Network(HybridBlock):
         cpu = next(iter(self.collect_params().values())).list_ctx()[0].device_type == "cpu"
         view = Network(self.arch, ((name, block.view(block.op)) for name, block in self.blocks()))
         for _, block in view.blocks():
-            block.fast = cpu and depthwise.available()
+            block.fast = cpu and compiled.available()
         return view
 
     def settle(self) -> None:

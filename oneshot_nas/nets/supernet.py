@@ -10,7 +10,7 @@ from mxnet.gluon import Block, HybridBlock
 from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, Space
-from oneshot_nas.blocks import depthwise
+from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
 from oneshot_nas.nets.fixed import Network
@@ -189,4 +189,4 @@ def _fast(owner: OpBlock) -> bool:
     """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed, and not for frozen
     weights, whose gradient it would compute all the same."""
     weights = [parameter for name, parameter in owner._reg_params.items() if name.endswith(".weight")]
-    return any(p.grad_req != "null" and p.list_ctx()[0].device_type == "cpu" for p in weights) and depthwise.available()
+    return any(p.grad_req != "null" and p.list_ctx()[0].device_type == "cpu" for p in weights) and compiled.available()

@@ -1,14 +1,14 @@
-"""The compiled depthwise convolution: MXNet's function and gradients; without a compiler nothing changes but the speed."""
+"""The compiled operators: MXNet's functions and gradients; without a compiler nothing changes but the speed."""
 
 import numpy as np
 import pytest
 from mxnet import autograd, nd
 
-from oneshot_nas.blocks import depthwise
+from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.ops import ShuffleUnit
 
-compiled = pytest.mark.skipif(not depthwise.available(), reason="no C++ compiler on this machine: the plain operator is used")
+needed = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler on this machine: MXNet's operators are used")
 
 
 def run(function, x, weight, top):
@@ -20,7 +20,7 @@ def run(function, x, weight, top):
     return [array.asnumpy() for array in (y, x.grad, weight.grad)]
 
 
-@compiled
+@needed
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 5), (7, 7), (8, 6), (14, 9), (56, 56)])
@@ -31,12 +31,25 @@ def test_outputs_and_gradients_are_mxnets(kernel, stride, size):
     settings = {"kernel": (kernel,) * 2, "pad": (kernel // 2,) * 2, "stride": (stride,) * 2, "num_filter": 10, "num_group": 10,
                 "no_bias": True}
     plain = run(lambda a, w: nd.Convolution(a, w, **settings), x, weight, top)
-    ours = run(lambda a, w: getattr(nd, depthwise.NAME)(a, w, kernel=kernel, stride=stride), x, weight, top)
+    ours = run(lambda a, w: nd.oneshot_nas_depthwise(a, w, kernel=kernel, stride=stride), x, weight, top)
     for expected, found in zip(plain, ours, strict=True):
         assert abs(expected - found).max() < 1e-5 * max(abs(expected).max(), 1)
 
 
-@compiled
+@needed
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (3, 10, 5, 7), (2, 32, 8, 8)])
+def test_even_and_odd_channels_go_and_come_back(shape):
+    x = nd.arange(np.prod(shape)).reshape(shape)
+    x.attach_grad()
+    with autograd.record():
+        even, odd = nd.oneshot_nas_halves(x)
+        loss = (even * 2).sum() + (odd * odd).sum()
+    loss.backward()
+    assert (even.asnumpy() == x.asnumpy()[:, ::2]).all() and (odd.asnumpy() == x.asnumpy()[:, 1::2]).all()
+    assert (x.grad.asnumpy()[:, ::2] == 2).all() and (x.grad.asnumpy()[:, 1::2] == 2 * odd.asnumpy()).all()
+
+
+@needed
 def test_gradients_of_a_block_accumulate_when_asked():
     """MXNet tells a loaded operator nothing of grad_req 'add'; blocks copy the weight first, and the copy's gradient adds."""
     block = OpBlock(ShuffleUnit(16, 16, 16, 5, 1), "unit")
@@ -60,16 +73,16 @@ def test_gradients_of_a_block_accumulate_when_asked():
     assert abs(found[0]).max() > 0
 
 
-def test_without_a_compiler_the_plain_operator_is_used(monkeypatch, tmp_path, capsys):
+def test_without_a_compiler_mxnets_operators_are_used(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    depthwise.available.cache_clear()
-    assert depthwise.available() is False
+    compiled.available.cache_clear()
+    assert compiled.available() is False
     monkeypatch.setenv("CXX", "false")
-    depthwise.available.cache_clear()
-    assert depthwise.available() is False
-    assert "using MXNet's own operator" in capsys.readouterr().err
+    compiled.available.cache_clear()
+    assert compiled.available() is False
+    assert "using MXNet's own operators" in capsys.readouterr().err
     monkeypatch.setenv("ONESHOT_NAS_PLAIN", "1")
-    depthwise.available.cache_clear()
-    assert depthwise.available() is False
-    depthwise.available.cache_clear()
+    compiled.available.cache_clear()
+    assert compiled.available() is False
+    compiled.available.cache_clear()

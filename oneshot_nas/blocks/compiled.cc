@@ -1,10 +1,13 @@
-// Depthwise convolution with stride 1 or 2 for MXNet 1.9 on the CPU: forward, input gradient and weight gradient.
+// Two operators for MXNet 1.9 on the CPU, forward and backward: depthwise convolution with stride 1 or 2, and the even and the
+// odd channels of an array.
 //
-// MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here every image plane
+// Depthwise convolution: MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here every image plane
 // is copied, zero-padded, into stride x stride phase planes of fixed pitch: phase (a, b) holds the rows a, a + stride, ...
 // and the columns b, b + stride, ... A kernel position is then a constant offset into one phase, so forward and input
 // gradient are sums of shifted vectors and the weight gradient is a set of long dot products, all over contiguous memory
 // that fits the first-level cache.
+//
+// Even and odd channels: one pass over memory, where MXNet's operators make six over both directions.
 //
 // Results do not depend on the number of threads: every plane (forward) or channel (backward) belongs to one thread.
 
@@ -153,22 +156,23 @@ void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const fl
   }
 }
 
-MXReturnValue parseAttrs(const Attributes&, int* inputs, int* outputs) {
+MXReturnValue inferType(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
+  if (in->at(0) != kFloat32 && in->at(0) != -1) {
+    MX_ERROR_MSG << "the compiled operators of oneshot_nas take float32 only";
+    return MX_FAIL;
+  }
+  for (int& type : *in) type = kFloat32;
+  for (int& type : *out) type = kFloat32;
+  return MX_SUCCESS;
+}
+
+MXReturnValue depthwiseAttributes(const Attributes&, int* inputs, int* outputs) {
   *inputs = 2;
   *outputs = 1;
   return MX_SUCCESS;
 }
 
-MXReturnValue inferType(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
-  if (in->at(0) != kFloat32 && in->at(0) != -1) {
-    MX_ERROR_MSG << "oneshot_nas_depthwise takes float32 only";
-    return MX_FAIL;
-  }
-  in->at(0) = in->at(1) = out->at(0) = kFloat32;
-  return MX_SUCCESS;
-}
-
-MXReturnValue inferShape(const Attributes& attributes, std::vector<std::vector<unsigned>>* in,
+MXReturnValue depthwiseShape(const Attributes& attributes, std::vector<std::vector<unsigned>>* in,
                          std::vector<std::vector<unsigned>>* out) {
   const unsigned kernel = std::stoi(attributes.at("kernel")), stride = std::stoi(attributes.at("stride"));
   const std::vector<unsigned> x = in->at(0);
@@ -197,31 +201,77 @@ MXReturnValue dispatch(const Attributes& attributes, const MXTensor& x, const Ru
   return MX_SUCCESS;
 }
 
-MXReturnValue runForward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+MXReturnValue depthwiseForward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
   return dispatch(attributes, in->at(0), [&](const auto& g) {
     forward(g, in->at(0).data<float>(), in->at(1).data<float>(), out->at(0).data<float>());
   });
 }
 
 // Inputs: output gradient, data, weight, output; outputs: gradients of data and weight.
-MXReturnValue runBackward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+MXReturnValue depthwiseBackward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
   return dispatch(attributes, in->at(1), [&](const auto& g) {
     backward(g, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(), out->at(0).data<float>(),
              out->at(1).data<float>());
   });
 }
 
+MXReturnValue halvesAttributes(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 1;
+  *outputs = 2;
+  return MX_SUCCESS;
+}
+
+MXReturnValue halvesShape(const Attributes&, std::vector<std::vector<unsigned>>* in, std::vector<std::vector<unsigned>>* out) {
+  std::vector<unsigned> x = in->at(0);
+  if (x.size() != 4 || x[1] % 2 != 0) {
+    MX_ERROR_MSG << "oneshot_nas_halves takes data (N, C, H, W) with an even number of channels";
+    return MX_FAIL;
+  }
+  x[1] /= 2;
+  out->at(0) = out->at(1) = x;
+  return MX_SUCCESS;
+}
+
+// Copies channel c of `whole` to (or from) channel c / 2 of half c % 2.
+template <bool kSplit>
+void halves(const MXTensor& shape, float* whole, float* even, float* odd) {
+  const long planes = shape.shape[0] * shape.shape[1], plane = shape.shape[2] * shape.shape[3];
+#pragma omp parallel for schedule(static)
+  for (long p = 0; p < planes; ++p) {
+    float* half = (p % 2 ? odd : even) + p / 2 * plane;
+    std::memcpy(kSplit ? half : whole + p * plane, kSplit ? whole + p * plane : half, plane * sizeof(float));
+  }
+}
+
+MXReturnValue halvesForward(const Attributes&, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+  halves<true>(in->at(0), in->at(0).data<float>(), out->at(0).data<float>(), out->at(1).data<float>());
+  return MX_SUCCESS;
+}
+
+// Inputs: gradients of the even and the odd half, then data and outputs.
+MXReturnValue halvesBackward(const Attributes&, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+  halves<false>(in->at(2), out->at(0).data<float>(), in->at(0).data<float>(), in->at(1).data<float>());
+  return MX_SUCCESS;
+}
+
 }  // namespace
 
 REGISTER_OP(oneshot_nas_depthwise)
-    .setForward(runForward, "cpu")
-    .setBackward(runBackward, "cpu")
-    .setParseAttrs(parseAttrs)
+    .setForward(depthwiseForward, "cpu")
+    .setBackward(depthwiseBackward, "cpu")
+    .setParseAttrs(depthwiseAttributes)
     .setInferType(inferType)
-    .setInferShape(inferShape);
+    .setInferShape(depthwiseShape);
+
+REGISTER_OP(oneshot_nas_halves)
+    .setForward(halvesForward, "cpu")
+    .setBackward(halvesBackward, "cpu")
+    .setParseAttrs(halvesAttributes)
+    .setInferType(inferType)
+    .setInferShape(halvesShape);
 
 MXReturnValue initialize(int version) {
   if (version >= 10700) return MX_SUCCESS;
-  MX_ERROR_MSG << "oneshot_nas_depthwise needs MXNet 1.7 or newer";
+  MX_ERROR_MSG << "the compiled operators of oneshot_nas need MXNet 1.7 or newer";
   return MX_FAIL;
 }

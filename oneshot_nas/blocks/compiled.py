@@ -1,8 +1,9 @@
-"""An optional compiled depthwise convolution for training on the CPU, built once with the machine's C++ compiler.
+"""Optional compiled operators for training on the CPU, built once with the machine's C++ compiler.
 
-MXNet's weight gradient of 5x5 and 7x7 depthwise convolutions dominates a training step (10 times the forward pass);
-``depthwise.cc`` beside this file computes the same function and gradients several times faster. Without a compiler, on a GPU, or
-with ``ONESHOT_NAS_PLAIN=1`` MXNet's own operator is used: nothing changes but the speed.
+MXNet's weight gradient of 5x5 and 7x7 depthwise convolutions dominates a training step (10 times the forward pass), and taking
+the even and the odd channels apart costs it six passes over memory; ``compiled.cc`` beside this file computes the same functions
+and gradients several times faster. Without a compiler, on a GPU, or with ``ONESHOT_NAS_PLAIN=1`` MXNet's own operators are used:
+nothing changes but the speed.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from pathlib import Path
 
 import mxnet as mx
 
-NAME = "oneshot_nas_depthwise"
-KERNELS = (5, 7)  # sizes at which it is faster than MXNet's operator; stride 1 only
+KERNELS = (5, 7)  # sizes at which the depthwise convolution is faster than MXNet's
 # no -ffast-math: linking a library with it makes the whole process round subnormal numbers to zero
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """Whether the compiled operator is loaded; the first call builds it, once per machine, into the user's cache (20 s)."""
+    """Whether the compiled operators are loaded; the first call builds it, once per machine, into the user's cache (20 s)."""
     if os.environ.get("ONESHOT_NAS_PLAIN") == "1":
         return False
     compiler = shutil.which(os.environ.get("CXX", "c++"))
@@ -36,7 +36,7 @@ def available() -> bool:
     try:
         mx.library.load(str(library), verbose=False)
     except (OSError, mx.base.MXNetError) as error:
-        print(f"note: {library} cannot be loaded ({str(error).splitlines()[0]}); using MXNet's own operator", file=sys.stderr)
+        print(f"note: {library} cannot be loaded ({str(error).splitlines()[0]}); using MXNet's own operators", file=sys.stderr)
         return False
     return True
 
@@ -46,7 +46,7 @@ def _library() -> Path:
     cpu = next((line for line in _cpu_lines() if line.startswith("flags")), platform.machine())
     key = hashlib.sha256(b"\0".join([_source().read_bytes(), mx.__version__.encode(), cpu.encode(), " ".join(FLAGS).encode()]))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "oneshot_nas" / f"depthwise-{key.hexdigest()[:16]}.so"
+    return cache / "oneshot_nas" / f"compiled-{key.hexdigest()[:16]}.so"
 
 
 def _source() -> Path:
@@ -64,7 +64,7 @@ def _build(compiler: str, library: Path) -> bool:
     """Compile the library; False, with one line on stderr, when that fails."""
     package = Path(mx.__file__).parent
     temporary = library.with_suffix(f".{os.getpid()}")
-    print("building a faster depthwise convolution for this machine (once, some 20 seconds) ...", file=sys.stderr)
+    print("building faster operators for this machine (once, some 20 seconds) ...", file=sys.stderr)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([compiler, *FLAGS, f"-I{package / 'include'}", str(_source()), str(package / "src" / "lib_api.cc"),
@@ -73,7 +73,7 @@ def _build(compiler: str, library: Path) -> bool:
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").strip().splitlines()
         reason = detail[-1][:160] if detail else "no message"
-        print(f"note: it could not be built ({reason}); using MXNet's own operator", file=sys.stderr)
+        print(f"note: it could not be built ({reason}); using MXNet's own operators", file=sys.stderr)
         return False
     finally:
         temporary.unlink(missing_ok=True)
