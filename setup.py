@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.10,<3.12",
     packages=[*find_packages(include=["oneshot_nas", "oneshot_nas.*"]), "oneshot_nas.recipes"],
     package_dir={"oneshot_nas.recipes": "recipes"},
-    package_data={"oneshot_nas": ["zoo/*.json"], "oneshot_nas.recipes": ["*.yaml"]},
+    package_data={"oneshot_nas": ["zoo/*.json", "blocks/*.cc"], "oneshot_nas.recipes": ["*.yaml"]},
     install_requires=[
         "mxnet==1.9.1",
         "gluoncv==0.10.5.post0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ class Recipe(Section):
     start: Start | None = None
     trainable: Literal["all", "bn", "scoring-bn"] = Field(
         default="all", description="what moves: everything; gamma and beta; those of each candidate's last BatchNorm (BN-NAS)")
+    depthwise_init: Literal["space", "fan_in"] = Field(
+        default="space", description="how depthwise kernels start: as the space says (SPOS: std 1), or at std 1 / kernel^2")
     bn_momentum: float | None = Field(
         default=None, ge=0, le=1, description="share of the running statistics that a step keeps; none: the space's (0.9)")
     ema: float | None = Field(default=None, gt=0, lt=1, description="decay of averaged weights, which are validated, delivered")
@@ -99,6 +102,8 @@ class Recipe(Section):
             raise ValueError("a sandwich step has a teacher of its own, the largest network; leave out 'loss.teacher'")
         if self.space is None and self.trainable == "scoring-bn":
             raise ValueError("trainable 'scoring-bn' is for a supernet; a fixed network has no candidates, take 'bn' or 'all'")
+        if self.depthwise_init != "space" and self.options.get("pretrained"):
+            raise ValueError("'depthwise_init' is for random weights; leave it out with options.pretrained")
         if self.space is None and self.bn_momentum is not None:
             raise ValueError("'bn_momentum' is for a supernet; a fixed network keeps the momentum of its space")
         return self
@@ -171,7 +176,9 @@ def _sentence(error: Any) -> str:
         for part in error["loc"][:-1]:
             kind = section.model_fields[part].annotation
             section = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
-        return f"unknown key '{key}'; allowed are {show(section.model_fields)}"
+        meant = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, n=1)
+        hint = f"; did you mean '{meant[0]}'?" if meant else ""
+        return f"unknown key '{key}'; allowed are {show(section.model_fields)}{hint}"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     return message if not key else f"'{key}' = {str(given)[:60]!r}: {message}"
@@ -200,11 +207,24 @@ def parse_yaml(text: str, source: str) -> Any:
                 raise UserError(f"{source}: YAML nested deeper than 20, with aliases, or longer than 100,000 items is refused")
             if getattr(event, "tag", None) is not None or len(getattr(event, "value", "")) > MAX_SCALAR:
                 raise UserError(f"{source}: YAML with tags (!...) or a value of more than {MAX_SCALAR:,} characters is refused")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError, ArithmeticError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{source} is not plain YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and no key twice: YAML's own readers let the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.YAMLError(f"key '{name}' is given twice, the second time in line {key.start_mark.line + 1}")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def dump_recipe(recipe: Recipe) -> str:

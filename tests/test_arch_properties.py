@@ -316,7 +316,7 @@ def test_files_of_architectures(tmp_path):
 
 def test_recipe_messages():
     for content, overrides, message in [
-        ({"space": "spos_shufflenet", "epoch": 3}, [], r"unknown key 'epoch'; allowed are \('space', "),
+        ({"space": "spos_shufflenet", "epoch": 3}, [], r"unknown key 'epoch'; .*; did you mean 'epochs'\?"),
         ({"space": "spos_shufflenet", "optimizer": {"lrr": 1}}, [], r"unknown key 'optimizer.lrr'; allowed are \('name', 'lr'"),
         ({"space": "spos_shufflenet", "epochs": 0}, [], "'epochs' = '0': Input should be greater than or equal to 1"),
         ({"space": "spos_shufflenet"}, ["epochs"], "--set 'epochs' is not key=value"),
@@ -326,6 +326,8 @@ def test_recipe_messages():
     ]:
         with pytest.raises(UserError, match=message):
             parse_recipe(content, overrides, None, "r.yaml")
+    with pytest.raises(UserError, match="r.yaml is not plain YAML: key 'lr' is given twice, the second time in line 3"):
+        parse_yaml("optimizer:\n  lr: 1\n  lr: 2", "r.yaml")
     for text in (
         "a: !!python/object/apply:os.system [id]",
         "a: !!bool x",

@@ -278,6 +278,19 @@ def test_scripts_explain_themselves(checkout, script):
     assert f"sh scripts/{script}" in out
 
 
+def test_an_installed_package_is_whole(tmp_path):
+    """The compiled operators' source was once left out, and training from a wheel failed."""
+    subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)], cwd=ROOT, check=True, timeout=60)
+
+    def files(folder):
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+    recipes = tmp_path / "oneshot_nas" / "recipes"
+    assert {name for name in files(recipes) if name != "__init__.py"} == files(ROOT / "recipes")
+    shutil.rmtree(recipes)
+    assert files(tmp_path / "oneshot_nas") == files(ROOT / "oneshot_nas")
+
+
 def test_threads_follow_the_usable_cores_and_leave_the_users_choice(monkeypatch):
     for name in oneshot_nas.threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)

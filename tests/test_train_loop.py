@@ -226,6 +226,22 @@ def test_mean_std_and_crop_of_the_recipe_come_before_those_of_the_data(data, tmp
     assert (about["mean"], about["std"], about["crop_ratio"]) == ([1, 2, 3], [4, 5, 6], 0.8)
 
 
+@pytest.mark.parametrize("kind", [tiny.supernet, tiny.fixed])
+def test_depthwise_kernels_may_start_small_and_nothing_else_changes(kind, data):
+    found = []
+    for changes in ({}, {"depthwise_init": "fan_in"}):
+        recipe = kind(data, **changes)
+        net = make_job(recipe, loop.open_source(recipe)).net
+        found.append({name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()})
+    plain, small = found
+    depthwise = {name for name, array in plain.items() if array.ndim == 4 and array.shape[1] == 1}
+    assert depthwise and all((plain[name] == small[name]).all() for name in plain.keys() - depthwise)
+    for kernel in (3, 5, 7):
+        arrays = [small[name] for name in depthwise if small[name].shape[2] == kernel]
+        assert np.concatenate([array.ravel() for array in arrays]).std() == pytest.approx(1 / kernel**2, rel=0.15)
+        assert np.concatenate([plain[name].ravel() for name in depthwise]).std() == pytest.approx(1, rel=0.15)
+
+
 def test_a_recipe_in_bgr_turns_the_numbers_of_the_data_but_not_its_own(data, tmp_path):
     found = {}
     for name, changes in (("rgb", {}), ("bgr", {"channels": "BGR"}), ("own", {"channels": "BGR", "mean": [1, 2, 3]})):

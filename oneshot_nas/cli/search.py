@@ -112,8 +112,7 @@ def command(
     arguments = {name: value for name, value in locals().items() if name != "json_"}
     from oneshot_nas.arch import read_arch_file, show
     from oneshot_nas.config import RunFolder
-    from oneshot_nas.costs.analytic import check_rule
-    from oneshot_nas.costs.limits import ANY, Limits, parse_range
+    from oneshot_nas.costs.limits import parse_limits
     from oneshot_nas.errors import UserError
     from oneshot_nas.search.storage import absolute_url, sqlite_url
     from oneshot_nas.search.task import OBJECTIVES, SearchTask, parse_over
@@ -136,8 +135,7 @@ def command(
         raise UserError(f"--compare goes with --algorithm exact, got --algorithm {algorithm}")
     if objective not in OBJECTIVES:
         raise UserError(f"unknown objective '{objective}'; there are {show(OBJECTIVES)}")
-    limits = Limits(parse_range(flops, "FLOPs") if flops is not None else ANY,
-                    parse_range(params, "params") if params is not None else ANY, check_rule(rule))
+    limits = parse_limits(flops, params, rule)
     fixed = read_arch_file(base) if base else None
     run = RunFolder(out)
     shared = absolute_url(storage) if storage else None

@@ -118,9 +118,22 @@ def make_job(recipe: Recipe, source: Source, over: Space | None = None) -> Job:
     Raises: UserError for anything that does not fit together.
     """
     mx.random.seed(recipe.seed)
-    if recipe.space is not None:
-        return _supernet_job(recipe, source, over)
-    return _fixed_job(recipe, source)
+    job = _fixed_job(recipe, source) if recipe.space is None else _supernet_job(recipe, source, over)
+    if recipe.depthwise_init == "fan_in":
+        _start_small(job.net)
+    return job
+
+
+def _start_small(net: Block) -> None:
+    """Start depthwise kernels at std 1 / kernel^2, as small as the pointwise ones are.
+
+    BatchNorm makes the size of a kernel immaterial to the function, but SGD turns a kernel of norm n by lr / n^2: at SPOS's std
+    of 1 the 7x7 ones hardly move before weight decay has shrunk them, which takes some 1 / (lr wd) steps.
+    """
+    for parameter in net.collect_params().values():
+        if parameter.name.endswith("weight") and len(parameter.shape) == 4 and parameter.shape[1] == 1 < parameter.shape[2]:
+            std = 1 / (parameter.shape[2] * parameter.shape[3])
+            parameter.initialize(mx.init.Normal(std), ctx=parameter.list_ctx(), force_reinit=True)
 
 
 def _supernet_job(recipe: Recipe, source: Source, over: Space | None) -> Job:
