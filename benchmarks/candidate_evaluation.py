@@ -9,16 +9,8 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
-from pathlib import Path
 
-from common import compare, machine_rate, report
-
-
-def resident() -> float:
-    """Resident memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+from common import compare, machine_rate, report, resident
 
 
 def main() -> None:

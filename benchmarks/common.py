@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +43,11 @@ def machine_rate(seconds: float = 2.0) -> float:
         mx.nd.Convolution(x, weight, kernel=(1, 1), num_filter=256, no_bias=True).wait_to_read()
         best = max(best, macs / (time.perf_counter() - start))
     return best
+
+
+def resident() -> float:
+    """Megabytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def report(name: str, **figures: Any) -> None:

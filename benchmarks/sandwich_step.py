@@ -6,17 +6,9 @@ Example:  OMP_NUM_THREADS=2 python benchmarks/sandwich_step.py --layout small --
 from __future__ import annotations
 
 import argparse
-import os
 import random
-from pathlib import Path
 
-from common import compare, report
-
-
-def resident() -> float:
-    """Megabytes of memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+from common import compare, report, resident
 
 
 def main() -> None:

@@ -178,9 +178,16 @@ def test_view_computes_the_inherited_network(supernet, monkeypatch):
             assert distance(unpadded(x), wanted) == 0, "at the nominal widths it is the same arithmetic"
 
 
-def test_gradients_reach_exactly_the_path_and_the_slice(supernet):
-    """Outside: untouched (other operators) or exactly zero (other rows). Inside: those of the inherited network."""
+def test_gradients_reach_exactly_the_path_and_the_slice(supernet, monkeypatch):
+    """Outside: untouched (other operators) or exactly zero (other rows). Inside: those of the inherited network.
+
+    With smooth activations that keep 0, as padding needs: rounding decides on which side of a kink an input is, and one such flip
+    is 1 % of a gradient.
+    """
     space, x, arch = supernet.space, images(), archs_of(supernet.space, 1, seed=2)[0]
+    smooth = {"hsigmoid": "sigmoid"}
+    monkeypatch.setattr(tracer, "activate", lambda F, x, kind: F.Activation(x, act_type=smooth.get(kind, "tanh")))
+    supernet._store.views.clear()
     for parameter in supernet.collect_params().values():
         if parameter.grad_req != "null":
             parameter.grad()[:] = 7.0
@@ -205,7 +212,8 @@ def test_gradients_reach_exactly_the_path_and_the_slice(supernet):
             assert wanted.any(), f"{weights}.{key} got no gradient"
             # a beta before a linear convolution and a BatchNorm has gradient 0 but for rounding, hence the scale of the whole net
             error = np.abs(array[inside] - wanted.ravel()).max()
-            assert error < 1e-3 * np.abs(wanted).max() + 1e-6 * scale, f"{weights}.{key} has another gradient"
+            assert error < 1e-4 * np.abs(wanted).max() + 1e-6 * scale, f"{weights}.{key} has another gradient"
+    supernet._store.views.clear()
 
 
 def test_export_and_reload_give_the_same_output(supernet, tmp_path):

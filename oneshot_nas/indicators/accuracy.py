@@ -140,7 +140,7 @@ def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
     source = open_source(run.recipe, int(run.arch.options["classes"]))
     if not source.counts["val"]:
         raise UserError(f"the data set of {folder} has no validation part")
-    run.net.hybridize(static_alloc=True, static_shape=True)
+    run.net.hybridize(static_alloc=True)
     loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing,
                         threads=run.recipe.input_threads)
     return {**accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}

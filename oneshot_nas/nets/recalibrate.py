@@ -34,7 +34,7 @@ class _Traced(HybridBlock):
         super().__init__(prefix="")
         for name, block in net.blocks():
             self.register_child(block, name)
-        self.hybridize(static_alloc=True, static_shape=True)
+        self.hybridize(static_alloc=True)
 
 
 class Observer(_Traced):
