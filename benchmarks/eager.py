@@ -13,6 +13,7 @@ from mxnet import autograd, nd
 
 from oneshot_nas.arch import Arch, Space
 from oneshot_nas.blocks.resize import resize
+from oneshot_nas.indicators.accuracy import Evaluator
 from oneshot_nas.ops import Chain, MBConv, largest
 from oneshot_nas.primitives import Activation, AveragePool, BatchNorm, Conv, Dense, GlobalPool, Resize, SqueezeExcite
 
@@ -115,12 +116,12 @@ class EagerSupernet:
             self.arrays[key] = (inside.reshape((-1, 1)) * inside.reshape((1, -1))).reshape((1, 1, kernel, kernel))
         return self.arrays[key]
 
-    def evaluate(self, calibration: list[nd.NDArray], validation: list[nd.NDArray], arch: Arch) -> None:
-        """Recalibrate by running statistics, then classify."""
-        for batch in calibration:
+    def evaluate(self, evaluator: Evaluator, arch: Arch) -> None:
+        """Recalibrate by running statistics, then classify: on the evaluator's batches."""
+        for batch in evaluator.calibration:
             with autograd.train_mode():
                 self(batch, arch).wait_to_read()
-        for batch in validation:
+        for batch in evaluator.validation:
             self(batch, arch).asnumpy()
 
 

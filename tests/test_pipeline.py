@@ -100,3 +100,13 @@ def test_an_architecture_of_another_space_is_named(road, capsys, tmp_path):
     (tmp_path / "arch.json").write_text(json.dumps(arch))
     assert call("evaluate", "--supernet", road / "supernet", "--arch", tmp_path / "arch.json") == 2
     assert "'layout' = 'oneshot'" in capsys.readouterr().err
+
+
+def test_data_that_moved_is_told_with_the_file_that_names_it(road, capsys):
+    (road / "data").rename(road / "elsewhere")
+    try:
+        assert call("evaluate", "--supernet", road / "supernet", "--arch", road / "search" / "arch.json") == 2
+    finally:
+        (road / "elsewhere").rename(road / "data")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{road / 'supernet' / 'config.yaml'} says where the data" in error

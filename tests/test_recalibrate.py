@@ -8,7 +8,7 @@ import pytest
 from mxnet import nd
 
 from oneshot_nas import Supernet, UserError, get_space, inherit, recalibrate
-from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, count_correct
+from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, batch_sizes, count_correct, make_evaluator
 from oneshot_nas.nets.recalibrate import Folded
 
 SPACE = get_space("spos_shufflenet", layout="small", input_size=32, classes=10, last_channels=32)
@@ -142,3 +142,18 @@ def test_ties_and_infinities_count_against_the_network():
     assert count_correct(logits, np.array([0, 2]), 2) == 2
     broken = accuracy_of(lambda x: x * float("nan"), [(nd.ones((2, 3)), nd.zeros(2))], mx.cpu())
     assert broken == {"top1": 0.0, "top5": 0.0}
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(8, (128, 128)), (32, (128, 128)), (64, (128, 128)), (112, (128, 32)),
+                                             (192, (32, 8)), (224, (32, 8)), (288, (16, 4)), (1024, (1, 1))])
+def test_batches_shrink_with_the_images(side, sizes):
+    assert batch_sizes(side) == sizes
+
+
+def test_an_evaluator_in_batches_scores_every_image(net):
+    rng = np.random.default_rng(0)
+    calibration, images = (rng.normal(size=(count, 3, 32, 32)).astype(np.float32) for count in (5, 130))
+    labels = rng.integers(0, 10, 130).astype(np.float32)
+    evaluator = make_evaluator(net, calibration, images, labels, mx.cpu(), {"seed": 0})
+    assert [len(batch) for batch in (*evaluator.calibration, *evaluator.validation)] == [5, 128, 2]
+    assert evaluator.images == 130 and evaluator.about == {"seed": 0, "batch": 128}

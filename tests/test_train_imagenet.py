@@ -225,7 +225,7 @@ def test_image_folders_train_too(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("flags", "words"), [
-    ("--model resnet18_v1b --num-gpus 2", "2 GPUs are asked for, MXNet sees 0"),
+    ("--model resnet18_v1b --num-gpus 2", "2 GPUs asked for, MXNet sees 0"),
     ("--model resnet18_v1bb", "no model 'resnet18_v1bb'"),
     ("--model ShuffleNas_fixarch2", "no model 'ShuffleNas_fixarch2'"),
     ("--model cifar_resnet20_v1 --num-classes 3", "has label 3, beyond the 3 classes"),

@@ -339,7 +339,7 @@ def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"device": "gpu"}, "1 GPUs are asked for, MXNet sees 0; train on the CPU"),
+    ({"device": "gpu"}, "1 GPU asked for, MXNet sees 0; train on the CPU"),
     ({"options": {"classes": 3}}, "3 classes were asked for"),
     ({"batch_size": 64}, "48 training images do not fill one batch of 64"),
     ({"data": "nowhere"}, "no data set at "),

@@ -24,12 +24,29 @@ from oneshot_nas.nets.recalibrate import Folded, recalibrate
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.runs import load_fixed, load_supernet
 
-BATCH = 128
+BATCH = 128  # images of one batch at most
+CALIBRATION_PIXELS = BATCH * 112**2  # of a calibration batch, whose statistics normalise it: 32 images of 224x224
+VALIDATION_PIXELS = BATCH * 64**2  # of a validation batch: fewer images are the same result, and at 192x192 faster by half
 
 
-def batches(images: np.ndarray, context: mx.Context, size: int = BATCH) -> list[NDArray]:
+def batches(images: np.ndarray, context: mx.Context, size: int) -> list[NDArray]:
     """Images (n, 3, H, W), or labels (n,), as arrays of at most `size` in memory of a device, order kept."""
     return [nd.array(images[start : start + size], ctx=context) for start in range(0, len(images), size)]
+
+
+def batch_sizes(side: int) -> tuple[int, int]:
+    """Images of a calibration and of a validation batch at `side` pixels: powers of two, at most `BATCH`, at least 1."""
+    calibration, validation = (2 ** max(0, min(BATCH, pixels // side**2).bit_length() - 1)
+                               for pixels in (CALIBRATION_PIXELS, VALIDATION_PIXELS))
+    return calibration, validation
+
+
+def make_evaluator(net: Supernet, calibration: np.ndarray, images: np.ndarray, labels: np.ndarray, context: mx.Context,
+                   about: dict[str, Any], method: str = "population") -> Evaluator:
+    """The evaluator of calibration images (n, 3, H, W) and labelled validation images, in batches that suit their size."""
+    first, second = batch_sizes(images.shape[-1])
+    return Evaluator(net, batches(calibration, context, first), batches(images, context, second),
+                     batches(labels, context, second), {**about, "batch": first}, method)
 
 
 def count_correct(logits: np.ndarray, labels: np.ndarray, top: int) -> int:
@@ -114,12 +131,11 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     source = run.source()
     calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
     validation = _chosen(run.holdout.validation, val_images, "validation", 0)
-    context = mx.cpu()
     fixed, _ = decode_images(source, calibration, run.preprocessing)
     images, labels = decode_images(source, validation, run.preprocessing)
     about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
-             "calibration": len(calibration), "validation": len(validation), "batch": BATCH, "method": method, "seed": seed}
-    return Evaluator(run.net, batches(fixed, context), batches(images, context), batches(labels, context), about, method)
+             "calibration": len(calibration), "validation": len(validation), "method": method, "seed": seed}
+    return make_evaluator(run.net, fixed, images, labels, mx.cpu(), about, method)
 
 
 def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:

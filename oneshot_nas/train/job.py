@@ -23,7 +23,7 @@ from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.loader import decode_images, val_loader
 from oneshot_nas.data.source import Source
 from oneshot_nas.errors import UserError
-from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, batches
+from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, make_evaluator
 from oneshot_nas.nets.fixed import Network, fixed_network
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.losses import CrossEntropy
@@ -77,8 +77,8 @@ def contexts_of(recipe: Recipe) -> list:
     """The devices of a recipe. Raises: UserError when there are not so many GPUs."""
     if recipe.device == "gpu":
         if mx.context.num_gpus() < recipe.contexts:
-            raise UserError(f"{recipe.contexts} GPUs are asked for, MXNet sees {mx.context.num_gpus()}; train on the CPU "
-                            "(device=cpu in a recipe, --num-gpus 0), or install a CUDA build of MXNet")
+            raise UserError(f"{recipe.contexts} GPU{'s' * (recipe.contexts > 1)} asked for, MXNet sees {mx.context.num_gpus()}; "
+                            "train on the CPU (device=cpu in a recipe, --num-gpus 0), or install a CUDA build of MXNet")
         return [mx.gpu(i) for i in range(recipe.contexts)]
     return [mx.cpu(i) for i in range(recipe.contexts)]
 
@@ -221,8 +221,7 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, over: Space, preproces
         if not kept:
             fixed, _ = decode_images(source, holdout.calibration[:PROBE_CALIBRATION], preprocessing)
             images, labels = decode_images(source, holdout.validation[:PROBE_VALIDATION], preprocessing)
-            arrays = [batches(array, contexts[0]) for array in (fixed, images, labels)]
-            kept.append(Evaluator(net, arrays[0], arrays[1], arrays[2], {}))
+            kept.append(make_evaluator(net, fixed, images, labels, contexts[0], {}))
         scores = {name: kept[0](arch) for name, arch in archs.items()}
         means = {name: sum(score[name] for score in scores.values()) / len(scores) for name in ("top1", "top5")}
         return means | {f"{name}_top1": scores[name]["top1"] for name in ("largest", "smallest") if name in scores}

@@ -36,8 +36,11 @@ class SupernetRun:
 
     def source(self) -> Source:
         """The data it was trained on. Raises: UserError when it is gone or another one."""
-        source = open_source(self.recipe, int(self.space.options["classes"]))
-        self.holdout.check(source.counts["train"])
+        try:
+            source = open_source(self.recipe, int(self.space.options["classes"]))
+            self.holdout.check(source.counts["train"])
+        except UserError as error:
+            raise UserError(f"{error} ({self.folder / 'config.yaml'} says where the data of this supernet is)") from None
         return source
 
 
