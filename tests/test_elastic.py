@@ -2,32 +2,17 @@
 
 import numpy as np
 import pytest
+from layers import arrays, made
 from mxnet import autograd, nd
 
-from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.ops import Chain, MBConv
 from oneshot_nas.primitives import BatchNorm, Conv, Dense, SqueezeExcite
 
 RNG = np.random.default_rng(0)
 
 
-def made(op, seed=0):
-    """A block with random weights and statistics."""
-    rng = np.random.default_rng(seed)
-    net = OpBlock(op, "layer")
-    net.initialize()
-    for name, parameter in net._reg_params.items():
-        value = rng.uniform(0.5, 1.5, parameter.shape) if name.endswith("running_var") else rng.normal(0.1, 0.5, parameter.shape)
-        parameter.set_data(nd.array(value))
-    return net
-
-
 def images(channels, side=7, batch=3):
     return RNG.normal(size=(batch, channels, side, side)).astype(np.float32)
-
-
-def arrays(net):
-    return {name: parameter.data().asnumpy().astype(np.float64) for name, parameter in net._reg_params.items()}
 
 
 def view_of(whole, part, x):
