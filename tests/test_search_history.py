@@ -322,6 +322,19 @@ def test_a_full_or_broken_database_is_a_work_error(url, monkeypatch):
         history.claim(0, proposal, cost(proposal.arch))
 
 
+def test_a_disk_that_is_full_from_the_start_is_a_work_error(url, monkeypatch):
+    import oneshot_nas.search.storage as storage
+
+    def connect(*given, real=storage._connect):
+        connection = real(*given)
+        connection.execute("pragma max_page_count=4")
+        return connection
+
+    monkeypatch.setattr(storage, "_connect", connect)
+    with pytest.raises(WorkError, match="disk is full"):
+        start_history(TASK, url)
+
+
 def test_the_attribute_name_is_an_interface():
     assert ATTRIBUTE == "oneshot_nas"
 

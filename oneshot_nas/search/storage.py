@@ -74,7 +74,8 @@ def open_storage(url: str, create: bool = False, one_machine: bool = False) -> B
     which spares most of the waiting but must never be shared over a network: a killed process loses nothing, a power
     failure at most the last candidates, which are then evaluated again.
 
-    Raises: UserError when it is missing, is not an Optuna storage of this version, or cannot be reached.
+    Raises: UserError when it is missing, is not an Optuna storage of this version, or cannot be reached; WorkError when the
+    disk is full.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = _sqlite_path(url)
@@ -89,7 +90,9 @@ def open_storage(url: str, create: bool = False, one_machine: bool = False) -> B
         except (SQLAlchemyError, StorageInternalError) as error:
             raced = isinstance(error, IntegrityError) or "already exists" in str(error)  # another process makes the tables, too
             if attempt == 4 or not create or not raced:
-                raise UserError(f"cannot use {shown(url)} as a search history: {_reason(error)}") from None
+                reason = _reason(error)
+                kind = WorkError if "disk is full" in reason else UserError
+                raise kind(f"cannot use {shown(url)} as a search history: {reason}") from None
             time.sleep(0.2 * (attempt + 1))
         except (ImportError, RuntimeError, ValueError) as error:
             raise UserError(f"cannot use {shown(url)} as a search history: {error}") from None
