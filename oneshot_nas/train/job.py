@@ -128,7 +128,7 @@ def _start_small(net: Block) -> None:
     """Start depthwise kernels at std 1 / kernel^2, as small as the pointwise ones are.
 
     BatchNorm makes the size of a kernel immaterial to the function, but SGD turns a kernel of norm n by lr / n^2: at SPOS's std
-    of 1 the 7x7 ones hardly move before weight decay has shrunk them, which takes some 1 / (lr wd) steps.
+    of 1 the 7x7 ones hardly move before weight decay has shrunk them, which takes some (1 - momentum) / (lr wd) steps.
     """
     for parameter in net.collect_params().values():
         if parameter.name.endswith("weight") and len(parameter.shape) == 4 and parameter.shape[1] == 1 < parameter.shape[2]:
