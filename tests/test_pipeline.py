@@ -51,6 +51,15 @@ def test_evaluate_repeats_the_score_of_the_search(road, capsys):
     assert scores["top1"] == best["scores"]["top1"] and scores["images"] == 8
 
 
+def test_evaluate_of_several_names_no_single_one_to_train(road, capsys, tmp_path):
+    best = (road / "search" / "arch.json").read_text()
+    several = tmp_path / "archs.jsonl"
+    several.write_text(2 * (json.dumps(json.loads(best)) + "\n"))
+    assert call("evaluate", "--supernet", road / "supernet", "--arch", several, "--json") == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 and "next:" not in err
+
+
 def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):
     last = json.loads((road / "retrain" / "metrics.jsonl").read_text().splitlines()[-1])
     assert call("evaluate", "--run", road / "retrain", "--json") == 0

@@ -45,6 +45,7 @@ def command(
         raise UserError(f"indicator '{indicator}' scores architectures of a supernet; give --supernet RUN with --arch FILE")
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
+    archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs
 
@@ -64,7 +65,7 @@ def command(
             print(f"top1 {scores['top1']:.4f}  top5 {scores['top5']:.4f}  on {scores['images']} images", flush=True)
         else:
             print("  ".join(f"{name} {value:.6f}" for name, value in scores.items()), flush=True)
-    if supernet is not None and arch != "-":
+    if len(archs) == 1 and arch != "-":
         words = ("train", "--recipe", f"{supernet}/config.yaml", "--arch", str(arch), "--out", f"{supernet}-retrain")
         print(f"next: {command(*words)}", file=sys.stderr)
 
