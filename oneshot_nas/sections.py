@@ -103,7 +103,7 @@ class Guard(Section):
 class Sampler(Section):
     """Which architectures a step trains; see `oneshot_nas.train.sampling` and, for flops, bestup and worstup, `.elastic`.
 
-    Samplers with limits begin when all scales are open: after `first_channel_epoch` and the warm-up. With `sandwich` a step
+    Samplers with limits begin when everything is open: after `first_channel_epoch` and the warm-ups. With `sandwich` a step
     trains several networks.
     """
 
@@ -113,6 +113,7 @@ class Sampler(Section):
     first_channel_epoch: int = Field(default=0, ge=0, description="before it every scale is the largest")
     warmup: Literal["oneshot", "shufflenetv2+"] | None = Field(default=None, description="table by which smaller scales join")
     least_scale: float | None = Field(default=None, description="smallest scale that is drawn; none: the space's smallest")
+    operator_warmup: int = Field(default=0, ge=0, description="epochs over which the other operators join the first of a choice")
     average_blocks: bool = Field(default=False, description="average all operators instead of choosing one")
     flops: str | None = Field(default=None, description="LO:HI, such as 290M:360M")
     params: str | None = None
@@ -121,7 +122,7 @@ class Sampler(Section):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Sampler:
-        for name in ("average_blocks", "first_channel_epoch", "warmup") if self.sandwich else ():
+        for name in ("average_blocks", "first_channel_epoch", "warmup", "operator_warmup") if self.sandwich else ():
             if getattr(self, name):
                 raise ValueError(f"sandwich and {name} contradict each other: a sandwich step trains the smallest network from "
                                  "the first step on; leave one of them out")

@@ -83,6 +83,22 @@ def test_the_warm_up_tables_entry_by_entry(table, floor):
     assert len(TABLES["oneshot"]) >= 24 and len(TABLES["shufflenetv2+"]) >= 37
 
 
+def test_operators_join_the_first_one_over_the_warm_up():
+    sampler, plain = (make_sampler(SPACE, Sampler(operator_warmup=epochs), 0) for epochs in (4, 0))
+    shares = []
+    for epoch in range(5):
+        archs = [sampler(epoch, step)[0] for step in range(200)]
+        assert len({scale for arch in archs for scale in arch.choices["scale"]}) == len(SPACE.choice("scale").values[0])
+        for position, allowed in enumerate(SPACE.choice("block").values) if epoch else ():
+            assert {arch.choices["block"][position] for arch in archs} == set(allowed)
+        shares.append(np.mean([[block == "shuffle3" for block in arch.choices["block"]] for arch in archs]))
+    assert shares == pytest.approx([1, 0.8125, 0.625, 0.4375, 0.25], abs=0.02)
+    assert [sampler(4, step) for step in range(9)] == [plain(4, step) for step in range(9)]
+    config = Sampler(name="box", flops="200M:330M", operator_warmup=4)
+    assert "from epoch 5 on" in describe(SPACE, config, 9)
+    assert set(make_sampler(SPACE, config, 0)(0, 0)[0].choices["block"]) == {"shuffle3"}
+
+
 def test_blocks_are_drawn_freely_while_all_channels_are_at_their_largest():
     sampler = make_sampler(SPACE, Sampler(first_channel_epoch=4), 0)
     archs = draws(sampler, 4, 25)

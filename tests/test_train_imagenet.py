@@ -118,7 +118,8 @@ def test_block_and_channel_choices_are_index_lists():
 def test_supernet_flags_name_a_sampler(line, sampler):
     found = recipe(f"--model ShuffleNas {line}").sampler.model_dump()
     expected = {"name": "uniform", "first_channel_epoch": 60, "warmup": None, "least_scale": None, "average_blocks": False,
-                "flops": None, "params": None, "bins": 7, "rule": "macs", "candidates": 3, "sandwich": None} | sampler
+                "flops": None, "params": None, "bins": 7, "rule": "macs", "candidates": 3, "sandwich": None,
+                "operator_warmup": 0} | sampler
     if "constraint" in line:
         expected["rule"] = "oneshot-mxnet"  # the predecessor's FLOPs
     assert {**found, "flops": plain(found["flops"]), "params": plain(found["params"])} == {

@@ -45,8 +45,8 @@ def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
     """Return the sampler that a recipe names. Raises: UserError for limits no architecture meets.
 
     With `sandwich` it returns the largest network first, then as many as the recipe says, then the smallest one. Samplers with
-    limits begin at `limits_epoch`; the epochs before it are sampled as by 'uniform', because the large scales of
-    the warm-up do not fit the limits.
+    limits begin at `limits_epoch`; the epochs before it are sampled as by 'uniform', because the networks of
+    the warm-ups do not fit the limits.
     """
     space = at_least(space, config.least_scale)
     single = _single(space, config, seed)
@@ -84,6 +84,8 @@ def describe(space: Space, config: SamplerConfig, epochs: int) -> str:
         parts = [f"every step the largest network, {config.sandwich.random} sampled ones{smallest}"]
     if config.first_channel_epoch:
         parts.append(f"every scale at its largest in epochs 1 to {min(config.first_channel_epoch, epochs)}")
+    if config.operator_warmup:
+        parts.append(f"the first operator of every choice alone in epoch 1, all alike from epoch {config.operator_warmup + 1} on")
     if config.warmup and config.first_channel_epoch < epochs:
         parts.append(f"smaller scales join from epoch {config.first_channel_epoch + 1} on")
     if config.name != "uniform":
@@ -106,16 +108,20 @@ def at_least(space: Space, least: float | None) -> Space:
 
 
 def limits_epoch(space: Space, config: SamplerConfig) -> int:
-    """The first epoch in which every scale of `space` may be drawn."""
-    if config.warmup is None:
-        return config.first_channel_epoch
-    smallest = min(float(value) for allowed in space.choice(SCALE).values for value in allowed)
-    return config.first_channel_epoch + next((start for start, least in WARMUP[config.warmup] if least <= smallest), 0)
+    """The first epoch in which every operator and every scale of `space` may be drawn freely."""
+    scales = config.first_channel_epoch
+    if config.warmup is not None:
+        smallest = min(float(value) for allowed in space.choice(SCALE).values for value in allowed)
+        scales += next((start for start, least in WARMUP[config.warmup] if least <= smallest), 0)
+    return max(scales, config.operator_warmup)
 
 
 def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
     """One uniform path per step; before `first_channel_epoch` every ordered choice is at its largest value (the predecessor's
-    all-channels phase), and with `warmup` the smallest scale that is drawn then falls by the table."""
+    all-channels phase), and with `warmup` the smallest scale that is drawn then falls by the table.
+
+    With `operator_warmup` of E epochs a decision about operators is uniform with probability epoch / E and its first value
+    otherwise: epoch 0 trains one network, and the other operators join layers that are already worth joining."""
     ordered = {choice.name for choice in space.choices if choice.ordered}
     table = WARMUP[config.warmup] if config.warmup and space.choice(SCALE) else ()
 
@@ -123,10 +129,12 @@ def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
         rng = rng_of("uniform", seed, epoch, step)
         largest = epoch < config.first_channel_epoch
         least = min((scale for start, scale in table if start <= epoch - config.first_channel_epoch), default=0.0)
+        joined = epoch / config.operator_warmup if epoch < config.operator_warmup else 1.0
         indices = []
         for name, _, allowed in space.positions:
             first = len(allowed) - 1 if largest and name in ordered else bisect_left(allowed, least) if name == SCALE else 0
-            indices.append(rng.randrange(min(first, len(allowed) - 1), len(allowed)))
+            drawn = rng.randrange(min(first, len(allowed) - 1), len(allowed))
+            indices.append(0 if joined < 1 and name not in ordered and rng.random() >= joined else drawn)
         return [space.decode(indices)]
 
     return sampler
