@@ -163,6 +163,22 @@ def test_running_statistics_flow_home(contexts):
     assert changed == {f"{layer.weights}.{name}" for layer in SPACE.plan(arch).layers for name in layer.op.statistics()}
 
 
+def test_running_statistics_flow_home_after_the_arrays_were_replaced():
+    net, arch, (x, _) = made(), SPACE.sample(random.Random(0)), images()
+    found = []
+    for _ in range(2):
+        with autograd.record():
+            loss = net(x, arch).sum()
+        loss.backward()
+        found.append(snapshot(net))
+        for name, parameter in net._collect_params_with_prefix().items():
+            if "running" in name:
+                parameter.initialize(force_reinit=True)  # other arrays, at their first values
+    for name, arrays in found[0].items():
+        assert np.array_equal(arrays[0], found[1][name][0]), name
+    assert not np.array_equal(found[0]["stem.bn.running_mean"][0], snapshot(net)["stem.bn.running_mean"][0])
+
+
 def test_statistics_of_a_view_stay_its_own():
     net, (x, _) = made(), images()
     before, view = snapshot(net), net.view(uniform("shuffle3", 2.0))

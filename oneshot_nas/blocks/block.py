@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from operator import is_
 from typing import Any
 
 import mxnet as mx
 from mxnet import autograd
 from mxnet.gluon import HybridBlock, Parameter
+from mxnet.ndarray import NDArray
 
 from oneshot_nas.blocks.joins import JOINS
 from oneshot_nas.blocks.tracer import Tensor, Tracer
@@ -40,6 +41,7 @@ class OpBlock(HybridBlock):
         self.physical = op if owner is None else op.padded(PAD)
         self.stored_shapes = stored.parameters()
         self.private: list[str] = []
+        self._windows: tuple[list[NDArray], list[tuple[NDArray, NDArray]]] = ([], [])  # see `_statistic_pairs`
         for key, shape in op.parameters().items():
             self._adopt(key, self._new(key, shape, initial(op, key)) if owner is None else owner.parameter(key))
         for key, shape in stored.matrices().items() if self.shared else ():
@@ -91,20 +93,25 @@ class OpBlock(HybridBlock):
         """Copy the owner's running statistics, sliced, into the view's own."""
         with autograd.pause():  # several shards of one step run inside one record()
             for mine, theirs in self._statistic_pairs():
-                mine[:] = theirs
+                theirs.copyto(mine)
 
     def push_statistics(self) -> None:
         """Copy the view's own running statistics into the owner's slice."""
         with autograd.pause():
             for mine, theirs in self._statistic_pairs():
-                theirs[:] = mine
+                mine.copyto(theirs)
 
-    def _statistic_pairs(self) -> Iterator[tuple[Any, Any]]:
-        owner = self.owner
-        for key in self.private if owner is not None else ():
-            width = self.op.statistics()[key][0]
-            for mine, theirs in zip(self.parameter(key).list_data(), owner.parameter(key).list_data(), strict=True):
-                yield mine[:width], theirs[:width]
+    def _statistic_pairs(self) -> list[tuple[NDArray, NDArray]]:
+        """Windows on the view's own statistics and on the owner's, made once: a step needs hundreds of them."""
+        arrays = [(key, mine, theirs) for key in self.private if self.owner is not None
+                  for mine, theirs in zip(self.parameter(key).list_data(), self.owner.parameter(key).list_data(), strict=True)]
+        now = [array for _, *pair in arrays for array in pair]
+        known, pairs = self._windows
+        if len(now) != len(known) or not all(map(is_, now, known)):  # Gluon replaces an array when its parameter moves
+            widths = self.op.statistics()
+            pairs = [(mine[:widths[key][0]], theirs[:widths[key][0]]) for key, mine, theirs in arrays]
+            self._windows = now, pairs
+        return pairs
 
     def hybrid_forward(self, F: Any, x: Tensor, **params: Tensor) -> Tensor:
         return self.trace(F, x, params)
