@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from collections import Counter
@@ -89,33 +88,32 @@ def report(cost: SymbolCost) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the costs of a symbol file. Returns the exit code: 0, or 2 for bad input, told in one line."""
-    args = parser().parse_args(arguments)
-    try:
-        data_name, shape = parse_shape(args.data_shape)
-        if args.symbol == DEFAULT_SYMBOL and not Path(args.symbol).exists():
-            raise UserError(f"no symbol file at {args.symbol}; make it with python oneshot_nas/oneshot_nas_network.py, "
-                            "or give another one with -s FILE")
-        from oneshot_nas.export.symbol_flops import UnknownOperator, count_symbol, describe_unknown
+    """Print the costs of a symbol file. Returns the exit code: 0, 2 for bad input, told in one line, or 130 when interrupted."""
+    from oneshot_nas.cli.main import exit_code
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnknownOperator)
-            cost = count_symbol(args.symbol, shape, args.rule or ("oneshot-mxnet" if args.norelubn else "oneshot-mxnet-full"),
-                                data_name)
-        for line in describe_unknown(cost):
-            print(f"warning: {line}", file=sys.stderr)
-        if args.json:
-            print(json.dumps({"flops": cost.flops, "params": cost.params, "rule": cost.rule, "input_shape": cost.input_shape,
-                              "unknown": sorted({row.operator for row in cost.unknown}), "layers": [*map(asdict, cost.rows)]}))
-        else:
-            print(report(cost))
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    args = parser().parse_args(arguments)
+    return exit_code(lambda: show(args))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Print what the flags ask for. Raises: UserError."""
+    data_name, shape = parse_shape(args.data_shape)
+    if args.symbol == DEFAULT_SYMBOL and not Path(args.symbol).exists():
+        raise UserError(f"no symbol file at {args.symbol}; make it with python oneshot_nas/oneshot_nas_network.py, "
+                        "or give another one with -s FILE")
+    from oneshot_nas.export.symbol_flops import UnknownOperator, count_symbol, describe_unknown
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownOperator)
+        cost = count_symbol(args.symbol, shape, args.rule or ("oneshot-mxnet" if args.norelubn else "oneshot-mxnet-full"),
+                            data_name)
+    for line in describe_unknown(cost):
+        print(f"warning: {line}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"flops": cost.flops, "params": cost.params, "rule": cost.rule, "input_shape": cost.input_shape,
+                          "unknown": sorted({row.operator for row in cost.unknown}), "layers": [*map(asdict, cost.rows)]}))
+    else:
+        print(report(cost))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import read_text, write_text
+from oneshot_nas.files import VERSION, check_kind, read_text, write_text
 from oneshot_nas.sections import (
     AugmentConfig,
     Guard,
@@ -32,6 +33,8 @@ from oneshot_nas.sections import (
 from oneshot_nas.spacefile import FREE, check_options, read_space, space_json
 from oneshot_nas.values import Value, same_kind, show
 
+SAVED = "state saved, the same command resumes"  # what an interruption of work in a run folder says
+KIND = "recipe"  # of the config.yaml of a training run
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
 
 
@@ -145,6 +148,11 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
     """The recipe of parsed YAML; see `read_recipe`."""
     if not isinstance(content, dict):
         raise UserError(f"recipe {source} must be a mapping of keys to values")
+    if "kind" in content:  # every file of a run says what it is; a recipe written by hand need not
+        check_kind(content, KIND, source)
+        content = {key: value for key, value in content.items() if key not in ("kind", "version")}
+    if arch is not None and "space" in content:  # a supernet's own start and trained part are not its networks'
+        content = {key: value for key, value in content.items() if key not in ("trainable", "start")}
     for override in overrides:
         _override(content, override)
     if arch is not None:
@@ -229,7 +237,8 @@ class _Loader(yaml.SafeLoader):
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text of the whole recipe, defaults included; reading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120)
+    content = {"kind": KIND, "version": VERSION, **recipe.model_dump(mode="json", exclude_none=True)}
+    return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
 INERT = ("input_threads", "save_every", "keep_initial", "log_every")  # keys of a recipe that decide no number
@@ -270,6 +279,7 @@ class RunFolder:
 
         Raises: UserError when another process works in it, or when the folder cannot be made.
         """
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = open(self.path / ".lock", "a")  # noqa: SIM115 - closed below
@@ -282,5 +292,16 @@ class RunFolder:
             raise UserError(f"another process is working in {self.path}; wait for it, or give another folder") from None
         try:
             yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(SAVED) from None
+        except UserError:
+            if made:
+                self._remove_unused()
+            raise
         finally:
             handle.close()
+
+    def _remove_unused(self) -> None:
+        """Remove the folder if nothing but the lock and an empty log came to be in it."""
+        if all(path.name == ".lock" or (path == self.log and not path.stat().st_size) for path in self.path.iterdir()):
+            shutil.rmtree(self.path)

@@ -25,7 +25,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     A failure (disk full included) leaves the previous file as it was and removes the temporary one.
 
-    Raises: WorkError when the file system refuses the write.
+    Raises: UserError when the path cannot be one of a file, WorkError when the file system refuses the write.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -36,6 +36,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+            raise UserError(f"cannot write {path}: a part of it is a file, or all of it a folder; give another") from error
         raise WorkError(f"cannot write {path}: {error.strerror or error}; the previous file, if any, is unchanged") from error
     finally:
         with suppress(OSError):

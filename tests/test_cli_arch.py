@@ -17,6 +17,7 @@ import typer
 from oneshot_nas import cost, get_space, list_models, list_spaces
 from oneshot_nas.arch import read_arch
 from oneshot_nas.cli.main import command_names, exit_code, run, summary
+from oneshot_nas.config import SAVED
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.model_zoo import published
 
@@ -235,7 +236,8 @@ class MXNetError(Exception):
     [
         (UserError("given, allowed,\nto do"), 2, "error: given, allowed, to do"),
         (WorkError("disk gone"), 1, "error: disk gone"),
-        (KeyboardInterrupt(), 130, "interrupted; state saved, the same command resumes"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(SAVED), 130, "interrupted; state saved, the same command resumes"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/data/x"),
             1,
@@ -344,7 +346,7 @@ def test_control_c_while_working(tmp_path):
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == "interrupted; state saved, the same command resumes\n"
+    assert process.returncode == 130 and err == "interrupted\n"
 
 
 def test_convert_there_and_back(call, tmp_path):
@@ -405,7 +407,7 @@ def test_the_network_entry_point(tmp_path):
         main(["--wrong"])
     assert stop.value.code == 2
     (tmp_path / "file").write_text("")
-    assert main(["--out", str(tmp_path / "file")]) == 1
+    assert main(["--out", str(tmp_path / "file")]) == 2
 
 
 def test_the_space_of_every_sample_is_whole(call):

@@ -194,6 +194,17 @@ def test_labels_that_are_no_classes_are_refused_and_reported(tmp_path, label):
     assert bad.position == 1 and "whole number from 0 to 9" in bad.reason
 
 
+def test_check_names_records_whose_pixels_are_damaged(tmp_path, capfd):
+    jpeg = encode(photo(1), ".jpg")
+    middle = len(jpeg) // 2
+    broken = jpeg[:middle] + b"\xff\xd0" * 20 + jpeg[middle + 40:]  # decodes, with a warning and grey blocks
+    write_records(tmp_path / "train.rec", enumerate([jpeg, broken, jpeg, broken, b"no image"]))
+    bad = check(tmp_path / "train.rec").bad
+    assert [each.position for each in bad] == [1, 3, 4]
+    assert all("is damaged (Corrupt JPEG data" in each.reason for each in bad[:2])
+    assert "JPEG" not in capfd.readouterr().err  # what libjpeg says is in the report
+
+
 def test_check_names_every_bad_record(tmp_path):
     jpeg = encode(photo(1), ".jpg")
     images = [jpeg, jpeg[: len(jpeg) // 2], b"", b"no image", PNG[:30], PNG]

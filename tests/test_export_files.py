@@ -111,7 +111,7 @@ def test_the_same_weights_give_the_same_bytes_and_the_network_is_left_alone(net,
     before = digest(net)
     for folder in ("a", "b"):
         export_symbol(net, tmp_path / folder, "small", SHAPE)
-        export_onnx(net, tmp_path / folder / "small.onnx", SHAPE, arch={"space": "x"})
+        export_onnx(net, tmp_path / folder / "small.onnx", SHAPE, notes={"arch": {"space": "x"}})
     assert len(list((tmp_path / "a").iterdir())) == 4
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -119,7 +119,7 @@ def test_the_same_weights_give_the_same_bytes_and_the_network_is_left_alone(net,
 
 
 def test_onnx_file_runs_any_batch_and_records_its_origin(net, tmp_path):
-    path = export_onnx(net, tmp_path / "small.onnx", SHAPE, preprocessing=PREPROCESSING, arch={"space": "toy"})
+    path = export_onnx(net, tmp_path / "small.onnx", SHAPE, notes={"preprocessing": PREPROCESSING, "arch": {"space": "toy"}})
     session = read_onnx(path)
     for batch in (1, 2, 5):
         found = session.run(["logits"], {"data": images(batch)})[0]

@@ -8,6 +8,7 @@ import yaml
 
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import dump_recipe
+from oneshot_nas.train.loop import train
 
 
 def call(*words):
@@ -78,6 +79,24 @@ def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
         assert all((tmp_path / file.split("/")[-1]).is_file() for file in result["files"])
 
 
+def test_a_gluoncv_network_is_evaluated_and_exported(road, tmp_path, capsys):
+    train(tiny.gluoncv(road / "data", epochs=1), tmp_path / "run", lambda text: None)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert call("evaluate", "--run", tmp_path / "run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
+    assert call("export", "--run", tmp_path / "run", "--out", tmp_path / "out", "--json") == 0
+    assert [each["format"] for each in json.loads(capsys.readouterr().out)] == ["symbol", "onnx"]
+    assert call("export", "--run", tmp_path / "run", "--out", tmp_path / "out", "--resize", "outside") == 2
+
+
+def test_what_cannot_start_leaves_no_folder(road, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    for out in ("new", "mine"):
+        assert call("train", "--recipe", road / "supernet/config.yaml", "--set", "data=nowhere", "--out", tmp_path / out) == 2
+        assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists() and (tmp_path / "mine").exists()
+
+
 def test_plots_of_every_run(road):
     for name in ("supernet", "search", "retrain"):
         assert call("plot", road / name) == 0
@@ -91,6 +110,10 @@ def test_plots_of_every_run(road):
     (["evaluate"], "either --supernet RUN"),
     (["evaluate", "--supernet", "{road}/supernet", "--arch", "{road}/search/arch.json", "--val-images", "9999"], "kept 8 aside"),
     (["export", "--run", "{road}/retrain", "--format", "int8", "--out", "{road}/x"], "not there yet"),
+    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--latency", ":3"], "latency) is not there yet"),
+    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--objective", "latency"], "not there yet"),
+    (["train", "--recipe", "{road}/search/config.yaml", "--out", "{road}/x"], "is of kind 'search', expected 'recipe'"),
+    (["export", "--run", "{road}/retrain", "--out", "{road}/retrain/arch.json/x"], "a part of it is a file"),
     (["export", "--run", "{road}/retrain", "--format", "jpeg", "--out", "{road}/x"], "unknown format"),
     (["export", "--out", "{road}/x"], "either --run RUN"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--flops", ":1"], "reachable"),

@@ -90,10 +90,24 @@ def test_the_record_repeats_the_search(tmp_path):
     assert (record["kind"], record["version"]) == ("search", 1)
     assert record["arguments"]["seed"] == 5 and record["arguments"]["over"] == "block"
     program, *words = shlex.split(record["command"])
-    words[words.index("found")] = "again"
+    words[words.index(str(tmp_path / "found"))] = "again"
     assert program == "oneshot-nas" and run(words) == 0
     for name in ("found", "again"):
         assert read_json(RunFolder(name).arch, "architecture") == read_json(RunFolder("found").arch, "architecture")
+
+
+def test_the_record_works_from_any_folder(tmp_path, monkeypatch):
+    assert search("--base", "base.json", "--over", "scale") == 2  # there is no such file
+    assert search() == 0
+    record = yaml.safe_load(RunFolder("found").config.read_text())
+    assert (record["arguments"]["supernet"], record["arguments"]["out"]) == (str(tmp_path / "super"), str(tmp_path / "found"))
+
+
+def test_what_over_leaves_out_is_fixed_and_said(capsys):
+    assert search("--over", "scale", "--flops", "1M:9M") == 0
+    captured = capsys.readouterr()
+    assert "block is fixed at shuffle3; --base ARCH.json fixes it otherwise" in captured.err
+    assert set(read_arch_file("found/arch.json").choices["block"]) == {"shuffle3"}
 
 
 def test_json_is_alone_on_stdout(capsys):
@@ -136,7 +150,7 @@ def test_a_failed_candidate_is_shown(capsys):
     (["--indicator", "luck"], "unknown indicator 'luck'"),
     (["--objective", "speed"], "unknown objective 'speed'"), (["--algorithm", "anneal"], "unknown search algorithm 'anneal'"),
     (["--flops", "1G:2G"], "reachable is"), (["--flops", "x"], "FLOPs limit 'x'"), (["--rule", "x"], "unknown cost rule"),
-    (["--over", "width"], "no choice"), (["--over", "scale"], "--base ARCH.json"), (["--base", "none.json"], "cannot read"),
+    (["--over", "width"], "no choice"), (["--base", "none.json"], "cannot read"),
     (["--population", "0"], "population must be at least 1"), (["--budget", "0"], "budget must be at least 1"),
     (["--storage", "nonsense"], "not a database URL"), (["--against", "latency"], "Pareto front"),
     (["--workers", "0"], "--workers"), (["--algorithm", "coarse-to-fine"], "('block') of 'spos_shufflenet' are not"),
@@ -198,7 +212,7 @@ def test_passwords_are_not_written(tmp_path, capsys):
     save_record(run_folder, {"supernet": "super", "storage": "postgresql://user:pa55@host/name", "base": None, "workers": 2})
     assert "pa55" not in run_folder.config.read_text()
     words = yaml.safe_load(run_folder.config.read_text())["command"]
-    assert words == "oneshot-nas search --supernet super --storage 'postgresql://user:***@host/name' --workers 2"
+    assert words == f"oneshot-nas search --supernet {tmp_path / 'super'} --storage 'postgresql://user:***@host/name' --workers 2"
     assert run(["history", "found"]) == 2
     assert "password is not recorded; give --storage" in error_of(capsys)
 

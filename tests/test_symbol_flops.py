@@ -7,6 +7,7 @@ import sys
 import warnings
 from math import prod
 from pathlib import Path
+from unittest.mock import Mock
 
 import mxnet as mx
 import pytest
@@ -324,6 +325,13 @@ def test_script_refuses_wrong_use_in_one_line(capsys, flags):
         calculate_flops.main(flags)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_interrupted_script_says_so_in_one_line(saved, capsys, monkeypatch):
+    data().save(str(saved))
+    monkeypatch.setattr("oneshot_nas.export.symbol_flops.count_symbol", Mock(side_effect=KeyboardInterrupt))
+    assert calculate_flops.main(SMALL) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_script_runs_from_any_directory(tmp_path):

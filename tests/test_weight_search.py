@@ -14,7 +14,7 @@ from mxnet import nd
 
 from oneshot_nas.arch import read_arch_file
 from oneshot_nas.cli.main import run
-from oneshot_nas.config import RunFolder, dump_recipe
+from oneshot_nas.config import RunFolder, dump_recipe, read_recipe
 from oneshot_nas.costs.analytic import cost
 from oneshot_nas.files import read_json
 from oneshot_nas.indicators.bn_gamma import load_bn_gamma
@@ -187,6 +187,26 @@ def test_a_search_with_a_history_is_not_overwritten(supernet, capsys):
     capsys.readouterr()
     assert search(supernet, "--algorithm", "exact") == 2
     assert "holds a search with a history; give another --out" in error_of(capsys)
+
+
+def test_an_exact_search_is_not_overwritten_and_its_pictures_come_from_the_result(supernet, capsys):
+    assert search(supernet, "--algorithm", "exact") == 0
+    capsys.readouterr()
+    before = RunFolder("found").result.read_bytes()
+    assert search(supernet, "--algorithm", "random", "--budget", "2", "--population", "2") == 2
+    assert "holds an exact search; give another --out" in error_of(capsys) and RunFolder("found").result.read_bytes() == before
+    for words in (["history", "found", "--json"], ["dashboard", "found"]):
+        assert run(words) == 2 and "exact search, which keeps no candidates" in error_of(capsys)
+    assert run(["plot", "found"]) == 0
+    capsys.readouterr()
+    assert {path.name for path in RunFolder("found").plots.iterdir()} == {"search.png", "architecture.png"}
+    assert run(["plot", "found", "--compare", "found"]) == 2 and "leave out --compare" in error_of(capsys)
+
+
+def test_the_recipe_of_a_bn_only_supernet_trains_all_of_its_winner(supernet):
+    assert search(supernet, "--algorithm", "exact") == 0
+    recipe = read_recipe(RunFolder(supernet).config, arch=read_arch_file("found/arch.json").to_json())
+    assert recipe.trainable == "all" and read_recipe(RunFolder(supernet).config).trainable == "scoring-bn"
 
 
 def test_bn_gamma_needs_no_forward_pass(supernet, tmp_path):

@@ -10,10 +10,9 @@ from typing import Any
 from oneshot_nas.arch import Space
 from oneshot_nas.config import RunFolder
 from oneshot_nas.costs.limits import Limits, human
-from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, write_json
 from oneshot_nas.search.exact import exact_result, regret
-from oneshot_nas.search.record import check_folder, open_run, save_record
+from oneshot_nas.search.record import open_run, save_record
 from oneshot_nas.shell import command
 
 
@@ -23,12 +22,10 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
 
     Raises: UserError for an indicator that is no sum, limits out of reach, or a folder of another search.
     """
-    check_folder(run, None, arguments["study"])
-    if run.study.exists():
-        raise UserError(f"{run.path} holds a search with a history; give another --out")
     history = open_run(arguments["compare"]) if arguments["compare"] else None
     supernet, out = arguments["supernet"], arguments["out"]
-    commands = [command("train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain")]
+    commands = [command("train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain"),
+                command("plot", out)]
     start = time.perf_counter()
     scores = indicator.unit_scores(space)
     result = exact_result(space, scores, indicator.name, limits, arguments["top_k"], about, commands)

@@ -22,6 +22,7 @@ def command(
     order: Annotated[str | None, typer.Option(help="What the indices mean where a space has several published orders of "
                                               "operators: bnnas (the default) or mmrazor in proxyless_gpu.")] = None,
     as_indices: Annotated[bool, typer.Option("--as-indices", help="Print the index lists instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as it does anyhow.")] = False,
 ) -> None:
     """Print an architecture as arch.json, or as index lists: from published index lists, the model zoo or a file.
 

@@ -53,7 +53,7 @@ def command(
     else:
         arrays = convert.to_official(name, convert.read_network(weights), whole, chosen)
         write_state(out, arrays)
-        note = "num_batches_tracked is 0 everywhere"
+        note = convert.FORMATS[name].made_up
     if as_json:
         typer.echo(json.dumps({"out": str(out), "arrays": len(arrays), "note": note}))
     else:

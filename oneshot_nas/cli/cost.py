@@ -11,6 +11,7 @@ import typer
 from oneshot_nas.arch import Arch, read_archs, space_of
 from oneshot_nas.costs.analytic import Cost, check_rule, cost, layer_costs
 from oneshot_nas.costs.limits import human
+from oneshot_nas.progress import track
 
 
 def command(
@@ -24,7 +25,7 @@ def command(
     Example:  oneshot-nas arch oneshot | oneshot-nas cost - --rule oneshot-mxnet --json
     """
     check_rule(rule)
-    for arch in read_archs(file):
+    for arch in track(read_archs(file), "counting", unit="architecture"):
         total, layers = cost(arch, rule), layer_rows(arch, rule) if per_layer else []
         if as_json:
             typer.echo(json.dumps({**asdict(total), **({"layers": layers} if per_layer else {})}))

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 FORMATS = ("symbol", "onnx")
-LATER = ("int8",)
 PLACES = ("inside", "outside")
 
 
@@ -32,11 +31,11 @@ def command(
     import json
 
     from oneshot_nas.errors import UserError
+    from oneshot_nas.later import check_later
 
     formats = [word.strip() for word in format_.split(",")]
     for word in formats:
-        if word in LATER:
-            raise UserError(f"format '{word}' is not there yet; use {', '.join(FORMATS)}")
+        check_later(word, f"formats are {', '.join(FORMATS)}")
         if word not in FORMATS:
             raise UserError(f"unknown format '{word}'; use {', '.join(FORMATS)}")
     if resize not in PLACES:

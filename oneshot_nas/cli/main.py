@@ -113,8 +113,8 @@ def exit_code(work: Callable[[], None]) -> int:
         return 0
     except typer.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _tell("interrupted; state saved, the same command resumes", 130)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        return _tell("; ".join(("interrupted", *map(str, stop.args))), 130)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from oneshot_nas.search.history import History
     from oneshot_nas.search.loop import Ending
     from oneshot_nas.search.task import Objective, Screening, SearchTask
-
-
-EXACT = "exact"  # an algorithm without candidates, see `oneshot_nas.search.exact`
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,11 @@ class Indicator:
     screened: bool = False
 
     def load(self) -> Any:
-        """The loader. Raises: UserError when its module is not there."""
+        """The loader."""
         import importlib
 
-        from oneshot_nas.errors import UserError
-
         module, function = self.factory.split(":")
-        try:
-            return getattr(importlib.import_module(module), function)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise UserError(f"this indicator is not there yet ({module}); use --indicator accuracy") from None
+        return getattr(importlib.import_module(module), function)
 
 
 INDICATORS = {
@@ -98,6 +89,7 @@ def command(
     study: Annotated[str, typer.Option(help="Name of the history in the storage.", metavar="NAME")] = "search",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes on this machine that share the history.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = False,
+    latency: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Search over a trained supernet: evolution, random or nsga2, inside limits on FLOPs and parameters.
 
@@ -109,15 +101,20 @@ def command(
 
     Example:  oneshot-nas search --supernet runs/elastic --out runs/family --targets 8 --indicator predictor
     """
-    arguments = {name: value for name, value in locals().items() if name != "json_"}
+    arguments = {name: value for name, value in locals().items() if name not in ("json_", "latency")}
     from oneshot_nas.arch import read_arch_file, show
     from oneshot_nas.config import RunFolder
     from oneshot_nas.costs.limits import parse_limits
     from oneshot_nas.errors import UserError
+    from oneshot_nas.later import check_later
     from oneshot_nas.search.storage import absolute_url, sqlite_url
-    from oneshot_nas.search.task import OBJECTIVES, SearchTask, parse_over
+    from oneshot_nas.search.task import EXACT, OBJECTIVES, SearchTask, parse_over
     from oneshot_nas.threads import configure_threads
 
+    if latency is not None:
+        check_later("latency", "limits are --flops and --params")
+    for word, known in ((indicator, INDICATORS), (objective, OBJECTIVES)):
+        check_later(word, f"there are {show(known)}")
     if indicator not in INDICATORS:
         raise UserError(f"unknown indicator '{indicator}'; there are {show(INDICATORS)}")
     if not INDICATORS[indicator].images:
@@ -126,12 +123,13 @@ def command(
         raise UserError(f"--predictor goes with --indicator predictor, got --indicator {indicator}")
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
-    if algorithm == EXACT and INDICATORS[indicator].images:
+    exact = algorithm == EXACT
+    if exact and INDICATORS[indicator].images:
         raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
-    if algorithm == EXACT and (over or base or targets or storage):
+    if exact and (over or base or targets or storage):
         raise UserError("algorithm exact searches everything at once and keeps no history: leave out --over, --base, --targets "
                         "and --storage; --space FILE searches a part")
-    if compare and algorithm != EXACT:
+    if compare and not exact:
         raise UserError(f"--compare goes with --algorithm exact, got --algorithm {algorithm}")
     if objective not in OBJECTIVES:
         raise UserError(f"unknown objective '{objective}'; there are {show(OBJECTIVES)}")
@@ -146,11 +144,11 @@ def command(
         from oneshot_nas.search.history import start_history
         from oneshot_nas.search.record import check_folder, save_record
 
-        check_folder(run, shared, study)
+        check_folder(run, shared, study, exact)
         evaluator = load_evaluator()
         searched, about = part_of(evaluator, space)
         goal = objective_of(objective, micronet_weight, INDICATORS[indicator].score)
-        if algorithm == EXACT:
+        if exact:
             from oneshot_nas.cli._exact import search_exactly
 
             search_exactly(evaluator, searched, about, limits, run, arguments, json_)
@@ -166,6 +164,11 @@ def command(
 
             task = task.for_targets(parse_targets(targets, task.space_of_stage(0, ()), limits))
         task.check()
+        if task.stages and base is None:
+            fixed_to = {name: ', '.join(map(str, sorted(set(values), key=str))) for name, values in task.start().choices.items()
+                        if name not in task.stages[0]}
+            print("; ".join(f"{name} is fixed at {values}" for name, values in fixed_to.items())
+                  + "; --base ARCH.json fixes it otherwise", file=sys.stderr)
         history = start_history(task, url, study, one_machine=shared is None)
         save_record(run, arguments)
         ending = work(task, evaluator, history, run, url, arguments)

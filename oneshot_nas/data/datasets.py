@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from oneshot_nas.data.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple, decode, ordered_map
+from oneshot_nas.data.messages import damage, library_messages
 from oneshot_nas.data.recordio import Index, read_index
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, read_text
@@ -175,7 +176,8 @@ def check(
 ) -> Report:
     """Return the report of decoding every record; a structure that cannot be read at all raises UserError instead.
 
-    Bad is: an image that cannot be decoded, or a label that is no whole number from 0 up to `class_count` - 1.
+    Bad is: an image that cannot be decoded or whose decoder says that its data are damaged, or a label that is no whole number
+    from 0 up to `class_count` - 1.
     """
     index = read_index(rec, idx)
 
@@ -189,7 +191,15 @@ def check(
         except ValueError as error:
             return None, str(error)
 
-    results = list(track(ordered_map(examine, range(len(index)), threads, 64), f"checking {index.rec.name}", len(index), "image"))
+    with library_messages() as said:
+        found = ordered_map(examine, range(len(index)), threads, 64)
+        results = list(track(found, f"checking {index.rec.name}", len(index), "image"))
+        if damage(said()):  # one image at a time tells which
+            for position in track(range(len(index)), f"looking for damage in {index.rec.name}", unit="image"):
+                size, reason = examine(position)
+                message = damage(said())
+                if message and not reason:
+                    results[position] = size, f"is damaged ({message})"
     bad = [
         BadRecord(position, int(index.keys[position]), int(index.offsets[position]), reason)
         for position, (_, reason) in enumerate(results)

@@ -24,7 +24,8 @@ from oneshot_nas.files import read_params_about, write_params
 class Format:
     """How weights of one release become ours: renaming from and to, what its networks are fed, what the user must know.
 
-    A `supernet` format renames (arrays, space); the others rename (arrays, architecture).
+    A `supernet` format renames (arrays, space); the others rename (arrays, architecture). `note` is told on the way here,
+    `made_up` on the way back: what of the release's arrays has no counterpart in ours.
     """
 
     supernet: bool
@@ -32,6 +33,7 @@ class Format:
     renamed_to: Callable[[Arrays, Any], dict[str, np.ndarray]]
     preprocessing: dict[str, Any]
     note: str
+    made_up: str = "num_batches_tracked is 0 everywhere"
 
 
 FORMATS = {
@@ -40,7 +42,8 @@ FORMATS = {
         "the network expects BGR images with values 0 to 255, not normalised (recorded beside the file)"),
     "attentivenas": Format(
         True, attentivenas.from_official, attentivenas.to_official, attentivenas.PREPROCESSING,
-        "its running statistics are those of the release, which are meaningless: recalibrate before use"),
+        "its running statistics are those of the release, which are meaningless: recalibrate before use",
+        "num_batches_tracked and the 1x1 shortcuts that the official code never runs are 0 everywhere"),
 }
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from oneshot_nas.arch import Arch, read_arch_file
+from mxnet.gluon import HybridBlock
+
+from oneshot_nas.arch import read_arch_file
 from oneshot_nas.data.images import Preprocessing
+from oneshot_nas.errors import UserError
 from oneshot_nas.export.onnx import export_onnx
 from oneshot_nas.export.symbol import export_symbol
 from oneshot_nas.export.verify import Difference, verify_onnx, verify_symbol
@@ -23,10 +26,13 @@ BICUBIC = {"interpolation": "bicubic", "a": -0.75, "centres": "half-pixel", "bor
 
 @dataclass(frozen=True)
 class Delivery:
-    """A network ready to ship; `resolution` is the side of its images where the resize was left out of it."""
+    """A network ready to ship; `identity` says which it is ("arch", or "model" and "classes").
 
-    net: Network
-    arch: Arch
+    `resolution` is the side of its images where the resize was left out of it.
+    """
+
+    net: HybridBlock
+    identity: dict[str, Any]
     preprocessing: Preprocessing
     resolution: int | None = None
 
@@ -37,11 +43,11 @@ class Delivery:
         return (1, 3, size, size)
 
     def about(self) -> dict[str, Any]:
-        """What is recorded with every file: the architecture, and how its images are made."""
+        """What is recorded with every file: which network it is, and how its images are made."""
         preprocessing = self.preprocessing.to_json()
         if self.resolution is not None:
             preprocessing["resize"] = {"size": self.resolution, **BICUBIC}
-        return {"arch": self.arch.to_json(), "preprocessing": preprocessing}
+        return {**self.identity, "preprocessing": preprocessing}
 
 
 def resize_outside(network: Delivery) -> Delivery:
@@ -49,8 +55,10 @@ def resize_outside(network: Delivery) -> Delivery:
 
     Raises: UserError when it resizes nothing.
     """
+    if not isinstance(network.net, Network):
+        raise UserError("this network resizes nothing; leave out --resize outside")
     net, size = without_resize(network.net)
-    return replace(network, net=net, arch=net.arch, resolution=size)
+    return replace(network, net=net, identity={"arch": net.arch.to_json()}, resolution=size)
 
 
 def from_run(folder: str) -> Delivery:
@@ -58,7 +66,7 @@ def from_run(folder: str) -> Delivery:
     from oneshot_nas.train.runs import load_fixed
 
     run = load_fixed(folder)
-    return Delivery(run.net, run.arch, run.preprocessing)
+    return Delivery(run.net, run.identity, run.preprocessing)
 
 
 def from_supernet(folder: str, arch_file: str) -> Delivery:
@@ -69,7 +77,7 @@ def from_supernet(folder: str, arch_file: str) -> Delivery:
     arch = load_supernet(folder).space.check(read_arch_file(arch_file))
     evaluator = load_evaluator(folder)
     net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
-    return Delivery(net, arch, load_supernet(folder).preprocessing)
+    return Delivery(net, {"arch": arch.to_json()}, load_supernet(folder).preprocessing)
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:
@@ -86,7 +94,7 @@ def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name:
         results.append(_result("symbol", [files.symbol, files.params], found))
     if "onnx" in formats:
         path = export_onnx(network.net, folder / f"{name}.onnx", network.input_shape,
-                           preprocessing=about["preprocessing"], arch=about["arch"])
+                           notes=about)
         results.append(_result("onnx", [path], verify_onnx(network.net, path, network.input_shape)))
     return results
 

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -53,11 +53,11 @@ def require(module: str) -> ModuleType:
 
 
 def export_onnx(source: HybridBlock | SymbolFiles, path: str | os.PathLike, input_shape: ImageShape, *,
-                preprocessing: dict[str, Any] | None = None, arch: dict[str, Any] | None = None) -> Path:
+                notes: Mapping[str, Any] | None = None) -> Path:
     """Write a network, or symbol files, as an ONNX model and return its path.
 
-    Input ``data`` (N, channels, height, width), float32; output ``logits`` (N, classes); N is free. `preprocessing` and
-    `arch` go into the model's metadata as JSON strings. Nothing is written unless the whole network can be expressed.
+    Input ``data`` (N, channels, height, width), float32; output ``logits`` (N, classes); N is free. `notes` (preprocessing,
+    architecture) go into the model's metadata as JSON strings. Nothing is written unless the whole network can be expressed.
 
     Raises: UserError when the `onnx` extra is missing or an operator has no ONNX form (its layers are named); WorkError.
     """
@@ -69,8 +69,7 @@ def export_onnx(source: HybridBlock | SymbolFiles, path: str | os.PathLike, inpu
         raise UserError(f"the network cannot become ONNX opset {OPSET}: " + "; ".join(problems))
     model = _convert(onnx, *_explicit(graph, {key.split(":", 1)[1]: array for key, array in arrays.items()}), input_shape)
     _finish(onnx, model, graph, input_shape)
-    notes = {"preprocessing": preprocessing, "arch": arch}
-    onnx.helper.set_model_props(model, {key: json.dumps(note, sort_keys=True) for key, note in notes.items() if note is not None})
+    onnx.helper.set_model_props(model, {key: json.dumps(note, sort_keys=True) for key, note in (notes or {}).items()})
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:

@@ -153,7 +153,7 @@ def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -
 def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
     """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
     run = load_fixed(folder)
-    source = open_source(run.recipe, int(run.arch.options["classes"]))
+    source = open_source(run.recipe, run.classes)
     if not source.counts["val"]:
         raise UserError(f"the data set of {folder} has no validation part")
     run.net.hybridize(static_alloc=True)

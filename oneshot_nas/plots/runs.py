@@ -9,8 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from oneshot_nas.arch import read_arch_file
+from oneshot_nas.arch import read_arch, read_arch_file
+from oneshot_nas.config import KIND as RECIPE
 from oneshot_nas.config import RunFolder, parse_yaml, read_recipe, training_space
+from oneshot_nas.costs.analytic import Cost
 from oneshot_nas.costs.limits import ANY, Limits, Range
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, read_text
@@ -19,6 +21,7 @@ from oneshot_nas.plots.curves import read_metrics, training_curves
 from oneshot_nas.plots.distribution import compared, distribution
 from oneshot_nas.plots.search import best_of, score_text, search_progress, search_scatter
 from oneshot_nas.plots.style import save
+from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.task import Objective
 
 COUNT = 1000  # architectures of a sampler's distribution
@@ -48,11 +51,11 @@ def plot_run(folder: str | os.PathLike, compare: Sequence[str] = (), count: int 
 
 
 def _is_search(run: RunFolder) -> bool:
-    """Whether there is a history, or a config.yaml that tells its kind, which that of a training run does not."""
+    """Whether there is a history, or a config.yaml of another kind than that of a training run."""
     if run.study.exists() or not run.config.exists():
         return run.study.exists()
     content = parse_yaml(read_text(run.config, "configuration"), str(run.config))
-    return isinstance(content, dict) and "kind" in content
+    return isinstance(content, dict) and content.get("kind", RECIPE) != RECIPE
 
 
 def _supernet(run: RunFolder, count: int) -> Iterator[tuple[str, Figure]]:
@@ -77,8 +80,13 @@ def _fixed(run: RunFolder) -> Iterator[tuple[str, Figure]]:
 
 
 def _search(run: RunFolder, compare: Sequence[str], storage: str | None, study: str | None) -> Iterator[tuple[str, Figure]]:
-    from oneshot_nas.search.record import open_run  # brings optuna, which takes a second
+    from oneshot_nas.search.record import is_exact, open_run  # brings optuna, which takes a second
 
+    if storage is None and run.config.exists() and is_exact(run):
+        if compare:
+            raise UserError(f"{run.path} is an exact search, which makes no progress to compare; leave out --compare")
+        yield from _exact(run)
+        return
     history = open_run(run.path, storage, study)
     about, candidates = history.about, history.candidates
     limits, objective, population = limits_of(about["limits"]), Objective(**about["objective"]), int(about["population"])
@@ -95,6 +103,20 @@ def _search(run: RunFolder, compare: Sequence[str], storage: str | None, study: 
     yield "progress", search_progress(histories, population, objective, "" if compare else about["algorithm"])
     title = f"best of the search (candidate {best.index}, {score_text(objective, best)})"
     yield "architecture", architecture(best.arch, title, limits.rule)
+
+
+def _exact(run: RunFolder) -> Iterator[tuple[str, Figure]]:
+    """The proved front and the best architectures of an exact search."""
+    result = read_json(run.result, "search-result")
+    try:
+        limits, objective = limits_of(result["limits"]), Objective(result["objective"], result["objective"])
+        found = [Candidate(number, read_arch(entry["arch"]), Cost(**entry["cost"]), entry["scores"])
+                 for number, entry in enumerate((*result["top"], *result["front"]))]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run.result} lacks {error}; it was not written by this program") from None
+    best = best_of(found, objective)
+    yield "search", search_scatter(found, len(found), limits, objective, "exact")
+    yield "architecture", architecture(best.arch, f"optimum of the search ({score_text(objective, best)})", limits.rule)
 
 
 def _name(about: Mapping[str, Any], folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from oneshot_nas.arch import Arch, Space, show
+from oneshot_nas.arch import Arch, Choice, Space, show
 from oneshot_nas.costs.analytic import Cost, micronet
 from oneshot_nas.costs.limits import Limits, Range
 from oneshot_nas.errors import UserError
@@ -20,11 +20,13 @@ from oneshot_nas.search.coarse import check_ordered, coarse_grid
 from oneshot_nas.search.family import check_targets
 from oneshot_nas.search.pareto import COSTS, check_costs
 from oneshot_nas.search.searchers import SEARCHERS, WITH_TARGETS
+from oneshot_nas.values import Value
 
 Stages = tuple[tuple[str, ...], ...]
 Predict = Callable[[Space, np.ndarray], np.ndarray]  # (a part of the space, indices (n, decisions)) -> fitness (n,)
 Fit = Callable[[Space, Sequence[Candidate], Callable[[Candidate], float]], Predict | None]  # None: too few candidates yet
 MOST_CHILDREN = 1_000_000
+EXACT = "exact"  # the algorithm without candidates, which is no task: see `oneshot_nas.search.exact`
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class SearchTask:
     def check(self) -> None:
         """Raise UserError for settings that cannot work: wrong names and numbers, limits or a population out of reach."""
         if self.algorithm not in SEARCHERS:
-            raise UserError(f"unknown search algorithm '{self.algorithm}'; there are {show(SEARCHERS)}")
+            raise UserError(f"unknown search algorithm '{self.algorithm}'; there are {show((*SEARCHERS, EXACT))}")
         for name in ("budget", "population", "top_k", "grid"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -159,20 +161,15 @@ class SearchTask:
         if not self.stages:
             return self.space
         usable = [c for c in history if c.ok] if stage else []
-        base = min(usable, key=self.objective.order).arch if usable else self._base()
+        base = min(usable, key=self.objective.order).arch if usable else self.start()
         return self.space.freeze(base, self.stages[stage])
 
-    def _base(self) -> Arch:
+    def start(self) -> Arch:
+        """What the first stage fixes the other choices to."""
         if self.base is not None:
             return self.space.check(self.base)
-        free, values = set(self.stages[0]), {}
-        for choice in self.space.choices:
-            known = choice.default is not None and all(choice.default in allowed for allowed in choice.values)
-            if choice.name not in free and not known:
-                raise UserError(f"a search over {show(sorted(free))} needs an architecture that fixes '{choice.name}'; "
-                                "give --base ARCH.json")
-            values[choice.name] = tuple(choice.default if known else allowed[0] for allowed in choice.values)
-        return self.space.arch(values)
+        return self.space.arch({choice.name: tuple(usual(choice, allowed) for allowed in choice.values)
+                                for choice in self.space.choices})
 
     def propose(self, history: Sequence[Candidate], first: int) -> list[Proposal]:
         """The batch whose first candidate has index `first`: a pure function of this task and the candidates before it."""
@@ -218,7 +215,7 @@ class SearchTask:
             "mutation": self.mutation,
             "against": list(self.against),
             "stages": [list(stage) for stage in self.stages],
-            "base": self._base().to_json()["choices"] if self.stages else None,
+            "base": self.start().to_json()["choices"] if self.stages else None,
             "about": dict(self.about),
             **({"budget": self.budget} if len(self.stages) > 1 else {}),
             **({"targets": list(self.targets)} if self.targets else {}),
@@ -244,6 +241,14 @@ def limits_json(limits: Limits) -> dict[str, Any]:
         return [None if bound in (0, float("inf")) else bound for bound in limit]
 
     return {"flops": pair(limits.flops), "params": pair(limits.params), "rule": limits.rule}
+
+
+def usual(choice: Choice, allowed: Sequence[Value]) -> Value:
+    """What a decision is fixed to where nobody says: the choice's default, else the middle value of one that grows (the larger
+    of two), the first operator of others."""
+    if choice.default is not None and choice.default in allowed:
+        return choice.default
+    return allowed[len(allowed) // 2 if choice.ordered else 0]
 
 
 def parse_over(text: str | None, space: Space) -> Stages:

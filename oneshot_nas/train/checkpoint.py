@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -166,10 +167,21 @@ def load_weights(net: Block, path: Path | str, contexts: list) -> None:
                  for name, parameter in wanted.items() if name in given and shapes_differ(parameter.shape, given[name].shape)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{path} is not of this network: {'; '.join(problems[:5])}{more}")
+        raise UserError(f"{path} is not of this network{_whose(path)}: {'; '.join(problems[:5])}{more}")
     _settle(net)
     for name, parameter in wanted.items():
         parameter._load_init(given[name], contexts, cast_dtype=True)
+
+
+def _whose(path: Path) -> str:
+    """What the description beside a parameter file says it belongs to, as a phrase."""
+    with suppress(UserError):
+        about = read_json(f"{path}.json", "network")
+        if "space" in about:
+            return f" but of a supernet of '{about['space']}'"
+        if "arch" in about or "model" in about:
+            return f" but of a fixed network ({about.get('model') or about['arch'].get('space')})"
+    return ""
 
 
 def shapes_differ(wanted: tuple[int, ...] | None, given: tuple[int, ...]) -> bool:

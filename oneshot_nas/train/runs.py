@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mxnet as mx
+from mxnet.gluon import Block
 
 from oneshot_nas.arch import Arch, Space, read_arch_file
 from oneshot_nas.config import Recipe, RunFolder, read_recipe, training_space
@@ -16,9 +17,10 @@ from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json
-from oneshot_nas.nets.fixed import Network, fixed_network
+from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.checkpoint import latest_weights, load_weights
+from oneshot_nas.train.zoo import zoo_network
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,15 @@ class SupernetRun:
 
 @dataclass(frozen=True)
 class FixedRun:
-    """A trained fixed network."""
+    """A trained fixed network; `arch` is None for a model of GluonCV's zoo, and `identity` is what says which network it is."""
 
     folder: Path
     recipe: Recipe
-    arch: Arch
-    net: Network
+    arch: Arch | None
+    net: Block
     preprocessing: Preprocessing
+    classes: int
+    identity: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,11 +108,23 @@ def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:
     run = RunFolder(folder)
     if not run.path.is_dir():
         raise UserError(f"no run folder {folder}")
-    if not run.arch.exists() or not run.checkpoint.exists():
+    if run.supernet.exists() or not run.config.exists() or not run.checkpoint.exists():
         raise UserError(f"{folder} is not the run of a trained fixed network; give the --out of `oneshot-nas train --arch ...`")
-    recipe = read_recipe(run.config)
-    arch = read_arch_file(str(run.arch))
-    about = read_json(f"{latest_weights(run.checkpoint)}.json", "network")
-    net = fixed_network(arch)
-    load_weights(net, latest_weights(run.checkpoint), contexts or [mx.cpu()])
-    return FixedRun(run.path, recipe, arch, net, Preprocessing.from_json(about["preprocessing"]))
+    recipe, contexts = read_recipe(run.config), contexts or [mx.cpu()]
+    weights = latest_weights(run.checkpoint)
+    about = read_json(f"{weights}.json", "network")
+    net: Block
+    arch: Arch | None
+    try:
+        preprocessing = Preprocessing.from_json(about["preprocessing"])
+        if run.arch.exists():
+            ours = read_arch_file(str(run.arch))
+            classes, identity = int(ours.options["classes"]), {"arch": ours.to_json()}
+            net, arch = fixed_network(ours), ours
+        else:
+            classes, identity = int(about["classes"]), {"model": about["model"], "classes": about["classes"]}
+            net, arch, _ = zoo_network(str(about["model"]), classes, {**recipe.options, "pretrained": False}, contexts)
+    except KeyError as error:
+        raise UserError(f"{weights}.json lacks {error}; it was not written by this program") from None
+    load_weights(net, weights, contexts)
+    return FixedRun(run.path, recipe, arch, net, preprocessing, classes, identity)

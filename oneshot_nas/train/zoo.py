@@ -15,6 +15,7 @@ from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, show
 from oneshot_nas.errors import UserError
+from oneshot_nas.later import check_task
 from oneshot_nas.model_zoo import get_model, list_models
 from oneshot_nas.sections import Loss
 from oneshot_nas.train.checkpoint import load_weights, shapes_differ
@@ -91,6 +92,7 @@ def _gluoncv(name: str, arguments: dict[str, Any]) -> Block:
     from gluoncv.model_zoo import get_model as build
     from gluoncv.model_zoo import get_model_list
 
+    check_task(name)
     known = list(get_model_list())
     if name.lower() not in known:
         near = difflib.get_close_matches(name, [*list_models(), *known], n=5)
