@@ -73,6 +73,29 @@ def test_gradients_of_a_block_accumulate_when_asked():
     assert abs(found[0]).max() > 0
 
 
+@needed
+@pytest.mark.parametrize("stride", [1, 2])
+def test_frozen_weights_get_no_gradient_and_the_others_the_same(stride):
+    block = OpBlock(ShuffleUnit(16, 32, 16, 5, stride) if stride == 2 else ShuffleUnit(16, 16, 16, 5, 1), "unit")
+    block.initialize()
+    for name, parameter in block._reg_params.items():
+        parameter.grad_req = "write" if name.endswith((".gamma", ".beta")) else "null"
+    found = []
+    for fast in (False, True):
+        view = block.view(block.op, private_statistics=True)
+        view.fast = fast
+        view.hybridize()
+        x = nd.array(np.random.default_rng(0).normal(size=(2, 16, 6, 6)))
+        x.attach_grad()
+        with autograd.record():
+            y = view(x)
+        y.backward(nd.array(np.random.default_rng(1).normal(size=y.shape)))
+        assert fast == any("oneshot_nas_depthwise" in node for node in view._cached_graph[1].tojson().splitlines())
+        found.append([x.grad.asnumpy(), *(block.parameter(name).grad().asnumpy() for name in ("bn2.gamma", "bn3.beta"))])
+    for plain, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * abs(plain).max())
+
+
 def test_without_a_compiler_mxnets_operators_are_used(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))

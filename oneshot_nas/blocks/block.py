@@ -122,7 +122,7 @@ class OpBlock(HybridBlock):
         if params is None:
             params = {key: p.var() if F is mx.sym else p.data(x.context) for key, p in self._reg_params.items()}
         tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, self.fast,
-                        self.momentum)
+                        self.momentum, [key for key, p in self._reg_params.items() if p.grad_req == "null"])
         return JOINS[type(self.op)](tracer, self.op, x)
 
 

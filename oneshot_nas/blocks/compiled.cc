@@ -1,11 +1,11 @@
 // Two operators for MXNet 1.9 on the CPU, forward and backward: depthwise convolution with stride 1 or 2, and the even and the
 // odd channels of an array.
 //
-// Depthwise convolution: MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here every image plane
-// is copied, zero-padded, into stride x stride phase planes of fixed pitch: phase (a, b) holds the rows a, a + stride, ...
-// and the columns b, b + stride, ... A kernel position is then a constant offset into one phase, so forward and input
-// gradient are sums of shifted vectors and the weight gradient is a set of long dot products, all over contiguous memory
-// that fits the first-level cache.
+// Depthwise convolution: MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here
+// every image plane is copied, zero-padded, into stride x stride phase planes of fixed pitch: phase (a, b) holds the rows
+// a, a + stride, ... and the columns b, b + stride, ... A kernel position is then a constant offset into one phase, so forward
+// and input gradient are sums of shifted vectors and the weight gradient is a set of long dot products, all over contiguous
+// memory that fits the first-level cache. With the attribute frozen=1 there is no weight gradient.
 //
 // Even and odd channels: one pass over memory, where MXNet's operators make six over both directions.
 //
@@ -125,7 +125,7 @@ void forward(const Geometry<K, kStride>& g, float* x, const float* weight, float
 }
 
 template <int K, int kStride>
-void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const float* weight, float* dx, float* dw) {
+void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const float* weight, float* dx, float* dw, bool frozen) {
   const long plane = g.height * g.width, smaller = g.outHeight() * g.outWidth(), origin = g.reach() * (g.pitch() + 1);
   long offsets[K * K], backwards[K * K];
   for (int i = 0; i < K * K; ++i) {
@@ -139,9 +139,11 @@ void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const fl
     for (long c = 0; c < g.channels; ++c) {
       float total[K * K] = {0};
       for (long n = 0; n < g.images; ++n) {
-        exchange<true>(g, x + (n * g.channels + c) * plane, in.data());
         spread(g, dy + (n * g.channels + c) * smaller, grad.data() + origin);
-        dots<K>(in.data(), grad.data() + origin, offsets, g.length(), total);
+        if (!frozen) {
+          exchange<true>(g, x + (n * g.channels + c) * plane, in.data());
+          dots<K>(in.data(), grad.data() + origin, offsets, g.length(), total);
+        }
         for (int a = 0; a < kStride; ++a)
           for (int b = 0; b < kStride; ++b) {
             const long first = (g.pad() - a + kStride - 1) / kStride * g.pitch();  // rows of padding are left out
@@ -151,7 +153,7 @@ void backward(const Geometry<K, kStride>& g, const float* dy, float* x, const fl
           }
         exchange<false>(g, dx + (n * g.channels + c) * plane, out.data());
       }
-      std::memcpy(dw + c * K * K, total, sizeof(total));
+      if (!frozen) std::memcpy(dw + c * K * K, total, sizeof(total));
     }
   }
 }
@@ -207,11 +209,12 @@ MXReturnValue depthwiseForward(const Attributes& attributes, std::vector<MXTenso
   });
 }
 
-// Inputs: output gradient, data, weight, output; outputs: gradients of data and weight.
+// Inputs: output gradient, data, weight, output; outputs: gradients of data and weight, which is not written when frozen.
 MXReturnValue depthwiseBackward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+  const auto frozen = attributes.find("frozen");
   return dispatch(attributes, in->at(1), [&](const auto& g) {
     backward(g, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(), out->at(0).data<float>(),
-             out->at(1).data<float>());
+             out->at(1).data<float>(), frozen != attributes.end() && frozen->second == "1");
   });
 }
 

@@ -9,7 +9,7 @@ A `Tracer` lives for one trace of one layer. `mode` says what BatchNorm does:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from oneshot_nas.blocks import compiled
@@ -38,7 +38,8 @@ class Tracer:
     `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
     depthwise convolutions for `oneshot_nas.blocks.compiled`, whose backward pass is faster but which cannot be exported.
-    `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps.
+    `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps. Of `frozen`
+    weights the compiled operator computes no gradient; MXNet's own know by themselves.
 
     `shared` says that other views slice these weights too. MXNet's convolution reorders the weight it is given in place at
     inference, and slicing a reordered depthwise weight kills the process (SIGFPE), so it is given a copy then.
@@ -46,7 +47,7 @@ class Tracer:
 
     def __init__(self, F: Any, nominal: Op, physical: Op, stored: dict[str, tuple[int, ...]], params: dict[str, Tensor],
                  mode: str = "normal", collected: list | None = None, shared: bool = False, fast: bool = False,
-                 momentum: float | None = None) -> None:
+                 momentum: float | None = None, frozen: Collection[str] = ()) -> None:
         self.F = F
         self.nominal = {branch.name: branch for branch in nominal.branches()}
         self.physical = {branch.name: branch for branch in physical.branches()}
@@ -57,6 +58,7 @@ class Tracer:
         self.shared = shared
         self.fast = fast
         self.momentum = momentum
+        self.frozen = frozen
 
     def run(self, branch: str, x: Tensor) -> Tensor:
         """Apply the chain of that branch."""
@@ -119,7 +121,8 @@ class Tracer:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
         if self.fast and bias is None and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS:
-            return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride)
+            frozen = int(f"{actual.name}.weight" in self.frozen)
+            return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride, frozen=frozen)
         pad = actual.kernel // 2
         arguments = [x, weight] if bias is None else [x, weight, bias]
         return self.F.Convolution(

@@ -186,7 +186,6 @@ class Supernet(Block):
 
 
 def _fast(owner: OpBlock) -> bool:
-    """Whether training views may use the compiled depthwise backward: on the CPU, when it is installed, and not for frozen
-    weights, whose gradient it would compute all the same."""
-    weights = [parameter for name, parameter in owner._reg_params.items() if name.endswith(".weight")]
-    return any(p.grad_req != "null" and p.list_ctx()[0].device_type == "cpu" for p in weights) and compiled.available()
+    """Whether training views may use the compiled operators: on the CPU, where there are any."""
+    parameters = owner._reg_params.values()
+    return any(p.list_ctx()[0].device_type == "cpu" for p in parameters) and compiled.available()
