@@ -9,7 +9,7 @@ import oneshot_nas
 
 ROOT = Path(oneshot_nas.__file__).parent
 LAYERS = [
-    ("__init__", "arch", "plan", "ops", "primitives", "config", "sections", "spacefile", "errors", "files", "progress", "shell",
+    ("__init__", "arch", "plan", "ops", "primitives", "config", "sections", "spacefile", "errors", "files", "later", "progress", "shell",
      "threads", "values"),
     ("spaces", "costs", "search"),
     ("blocks", "nets"),
