@@ -13,7 +13,7 @@ T = TypeVar("T")
 QUIET_SECONDS = 30.0
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
+def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "item") -> Iterator[T]:
     """Yield `items` while showing progress on stderr.
 
     On a terminal it is a bar with rate and remaining time; elsewhere one line every 30 seconds, so that logs stay short.
@@ -29,4 +29,4 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         now = time.monotonic()
         if now - last >= QUIET_SECONDS:
             last = now
-            print(f"{what}: {count}{f' of {total}' if total else ''} {unit}", file=sys.stderr, flush=True)
+            print(f"{what}: {count}{f' of {total}' if total else ''} {unit}s", file=sys.stderr, flush=True)
