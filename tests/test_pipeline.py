@@ -58,7 +58,7 @@ def test_evaluate_of_several_names_no_single_one_to_train(road, capsys, tmp_path
     several.write_text(2 * (json.dumps(json.loads(best)) + "\n"))
     assert call("evaluate", "--supernet", road / "supernet", "--arch", several, "--json") == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 2 and "next:" not in err
+    assert [json.loads(line)["arch"] for line in out.splitlines()] == 2 * [json.loads(best)] and "next:" not in err
 
 
 def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):

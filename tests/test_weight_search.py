@@ -135,11 +135,11 @@ def test_evaluate_prints_the_indicator(supernet, everything, capsys):
     Path("archs.jsonl").write_text(json.dumps(arch.to_json()) + "\n")
     words = ["evaluate", "--supernet", str(supernet), "--arch", "archs.jsonl"]
     assert run([*words, "--indicator", "bn-gamma", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"bn-gamma": pytest.approx(score)}
+    assert json.loads(capsys.readouterr().out) == {"arch": arch.to_json(), "bn-gamma": pytest.approx(score)}
     assert run([*words, "--indicator", "bn-gamma"]) == 0
     assert capsys.readouterr().out == f"bn-gamma {score:.6f}\n"
     assert run([*words, "--indicator", "angle", "--json"]) == 0  # frozen convolutions have not turned
-    assert json.loads(capsys.readouterr().out) == {"angle": 0.0}
+    assert json.loads(capsys.readouterr().out) == {"arch": arch.to_json(), "angle": 0.0}
     assert run([*words, "--indicator", "accuracy", "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= {"top1", "top5", "images"}
 

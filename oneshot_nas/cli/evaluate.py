@@ -53,7 +53,7 @@ def command(
         evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method)
         for found in archs:
             evaluator.space.check(found)
-        results: Iterator[dict[str, Any]] = ({**evaluator(found), **images} for found in archs)
+        results: Iterator[dict[str, Any]] = ({"arch": found.to_json(), **evaluator(found), **images} for found in archs)
     else:
         from oneshot_nas.indicators.accuracy import evaluate_fixed
 
@@ -64,7 +64,7 @@ def command(
         elif "top1" in scores:
             print(f"top1 {scores['top1']:.4f}  top5 {scores['top5']:.4f}  on {scores['images']} images", flush=True)
         else:
-            print("  ".join(f"{name} {value:.6f}" for name, value in scores.items()), flush=True)
+            print("  ".join(f"{name} {value:.6f}" for name, value in scores.items() if name != "arch"), flush=True)
     if len(archs) == 1 and arch != "-":
         words = ("train", "--recipe", f"{supernet}/config.yaml", "--arch", str(arch), "--out", f"{supernet}-retrain")
         print(f"next: {command(*words)}", file=sys.stderr)
