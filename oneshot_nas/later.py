@@ -8,7 +8,7 @@ LATER = {
     "int8": "int8 quantisation", "latency": "searching by measured latency", "mixed-precision": "a choice of bit widths",
     "detection": "training detection and segmentation networks",
 }
-DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_", "simple_pose", "alpha_pose")
+DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_")
 
 
 def check_later(word: str, instead: str) -> None:

@@ -69,7 +69,7 @@ def network(resolution, seed=0, space=SPACE):
     arch = space.sample(random.Random(seed))
     net = fixed_network(space.arch({**arch.choices, "resolution": [resolution]}))
     net.initialize()
-    return Delivery(net, net.arch, Preprocessing(32, 1.0))
+    return Delivery(net, {"arch": net.arch.to_json()}, Preprocessing(32, 1.0))
 
 
 @pytest.mark.parametrize("resolution", [24, 28])
@@ -81,7 +81,7 @@ def test_export_with_the_resize_inside(resolution, tmp_path, caplog, capsys):
     assert not [record for record in caplog.records if "dot" in record.getMessage()] and capsys.readouterr().out == ""
     assert read_onnx(tmp_path / "net.onnx").get_inputs()[0].shape == ["N", 3, 32, 32]
     about = json.loads((tmp_path / "net-0000.params.json").read_text())
-    assert about["preprocessing"] == Preprocessing(32, 1.0).to_json() and about["arch"] == shipped.arch.to_json()
+    assert about["preprocessing"] == Preprocessing(32, 1.0).to_json() and about["arch"] == shipped.identity["arch"]
 
 
 def test_export_with_the_resize_outside(tmp_path):

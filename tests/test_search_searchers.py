@@ -197,10 +197,9 @@ def test_search_over_blocks_keeps_the_default_scale():
     assert len({c.arch.choices["block"] for c in history}) == 40
 
 
-def test_search_over_scales_needs_a_base():
+def test_search_over_scales_fixes_the_blocks():
     task = SearchTask(SPACE, stages=(("scale",),), population=10)
-    with pytest.raises(UserError, match="--base ARCH.json"):
-        task.check()
+    assert {c.arch.choices["block"] for c in run(task, 30)} == {("shuffle3",) * 20}
     history = run(replace(task, base=SPACE.arch(PUBLISHED)), 30)
     assert {c.arch.choices["block"] for c in history} == {PUBLISHED["block"]}
     other = get_space("spos_shufflenet").arch(PUBLISHED)

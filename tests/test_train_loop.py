@@ -348,6 +348,7 @@ def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
     ({"model": "nasnet_4_1056"}, "has 2 outputs; what can be trained here has one"),
     ({"model": "inceptionv3"}, r"cannot take images of 16x16 pixels \(kernel size .*\); give another input size, 299"),
     ({"model": "simple_pose_resnet18_v1b"}, "GluonCV cannot build 'simple_pose_resnet18_v1b' as a classifier"),
+    ({"model": "ssd_512_resnet50_v1_voc"}, "detection and segmentation networks .ssd_512_resnet50_v1_voc. is not there yet"),
     ({"options": {"layout": "small"}}, "is GluonCV's and has no option 'layout'"),
     ({"options": {"last_gamma": True}, "model": "mobilenetv2_0.25"}, r"with the options \('last_gamma'\): .*unexpected keyword"),
     ({"model": "oneshot", "options": {"input_size": 16, "last_gamma": True}}, "unknown option .*last_gamma"),
