@@ -24,13 +24,12 @@ PATHS = ("supernet", "out", "base", "space", "predictor", "base_weights", "compa
 
 def check_folder(run: RunFolder, storage: str | None, study: str, exact: bool = False) -> None:
     """Raise UserError when the run folder belongs to something else than this history, or this exact search."""
-    if not run.config.exists():
-        if exact and run.study.exists():
-            raise UserError(f"{run.path} holds a search with a history; give another --out")
-        return
-    if is_exact(run) != exact:
+    written = run.config.exists()
+    if (written or run.study.exists()) and (written and is_exact(run)) != exact:
         found = "a search with a history" if exact else "an exact search"
         raise UserError(f"{run.path} holds {found}; give another --out")
+    if not written:
+        return
     before = recorded(run)
     if before != (storage and masked(storage), study):
         raise UserError(f"{run.path} holds a search whose history is study '{before[1]}' in {before[0] or run.study}; "
