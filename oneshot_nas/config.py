@@ -23,6 +23,7 @@ from oneshot_nas.sections import (
     HoldoutConfig,
     Loss,
     Optimizer,
+    Progressive,
     Records,
     Sampler,
     Schedule,
@@ -81,6 +82,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     sampler: Sampler = Sampler()
     augment: AugmentConfig = AugmentConfig()
+    progressive: Progressive | None = Field(default=None, description="none: images of the input size from the first epoch on")
     holdout: HoldoutConfig = HoldoutConfig()
 
     @model_validator(mode="after")
@@ -107,6 +109,11 @@ class Recipe(Section):
             raise ValueError("trainable 'scoring-bn' is for a supernet; a fixed network has no candidates, take 'bn' or 'all'")
         if self.depthwise_init != "space" and self.options.get("pretrained"):
             raise ValueError("'depthwise_init' is for random weights; leave it out with options.pretrained")
+        if self.space is not None and self.progressive is not None:
+            raise ValueError("'progressive' is for a fixed network; a supernet's images keep their size")
+        if self.progressive is not None and self.progressive.epochs >= self.epochs:
+            raise ValueError(f"'progressive.epochs' {self.progressive.epochs} leaves none of {self.epochs} epochs to full-size "
+                             "images")
         if self.space is None and self.bn_momentum is not None:
             raise ValueError("'bn_momentum' is for a supernet; a fixed network keeps the momentum of its space")
         return self

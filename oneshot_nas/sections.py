@@ -136,6 +136,23 @@ class AugmentConfig(Section):
     changes: dict[str, bool | int | float | str | tuple[float, float]] = {}
 
 
+class Progressive(Section):
+    """Smaller images in the first epochs of a fixed network: from `size` pixels a side up to the input size over `epochs`.
+
+    Source: Tan and Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021, section 4 (sizes only).
+    """
+
+    size: int = Field(ge=8, le=4096)
+    epochs: int = Field(ge=1)
+    multiple: int = Field(default=4, ge=1, le=64, description="sizes between are multiples of it")
+
+    def size_of(self, epoch: int, full: int) -> int:
+        """Pixels a side in `epoch` (0, 1, ...) of a network that takes `full` ones."""
+        if epoch >= self.epochs:
+            return full
+        return self.size + (full - self.size) * epoch // self.epochs // self.multiple * self.multiple
+
+
 class HoldoutConfig(Section):
     """Images of the training set kept for the search and never trained on by the supernet."""
 

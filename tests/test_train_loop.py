@@ -12,6 +12,7 @@ from mxnet import autograd, nd
 from mxnet.gluon import nn
 
 from oneshot_nas.config import Optimizer, parse_recipe, read_recipe
+from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
@@ -310,6 +311,30 @@ def test_a_weight_that_is_no_number_is_found_though_relu_hides_it_from_the_loss(
     assert json.loads((tmp_path / "checkpoint/latest.json").read_text())["epoch"] == 1
 
 
+@pytest.mark.parametrize(("size", "warned"), [(16, False), (31, False), (32, True)])
+def test_images_enlarged_to_twice_their_size_are_worth_a_warning(data, size, warned):
+    log: list[str] = []
+    loop._warn_of_enlarging(open_source(tiny.fixed(data)), size, log.append)
+    start = f"warning: images of 16x16 pixels are enlarged to the {size}x{size}"
+    assert [line.startswith(start) for line in log] == [True] * warned
+
+
+def test_images_grow_over_the_first_epochs_and_keep_their_mean(data, tmp_path, monkeypatch):
+    real, seen = loop.run_step, []
+
+    def spy(forward, shards, *args, **options):
+        seen.append((shards[0][0].shape, float(shards[0][0].mean().asscalar())))
+        return real(forward, shards, *args, **options)
+
+    monkeypatch.setattr(loop, "run_step", spy)
+    for name, growing in (("full", None), ("growing", {"size": 8, "epochs": 3})):
+        train(tiny.fixed(data, epochs=4, progressive=growing), tmp_path / name, quiet)
+    shapes, means = zip(*seen, strict=True)
+    assert shapes[:24] == ((8, 3, 16, 16),) * 24  # 6 steps an epoch
+    assert shapes[24:] == ((8, 3, 8, 8),) * 12 + ((8, 3, 12, 12),) * 6 + ((8, 3, 16, 16),) * 6  # 8, 10 -> 8, 13 -> 12, 16
+    assert means[24:] == pytest.approx(means[:24], abs=0.05)  # the same images in the same order
+
+
 def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHANCE_STEPS", 12)
     noise = tiny.write_data(tmp_path / "noise", train=96, random_labels=True)
@@ -332,6 +357,8 @@ def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch)
     ({"epoch_share": 0}, "'epoch_share'"),
     ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),
     ({"allowed": {"block": ["shuffle3"]}}, "'allowed' narrows the space of a supernet"),
+    ({"progressive": {"size": 8, "epochs": 2}}, "'progressive.epochs' 2 leaves none of 2 epochs to full-size images"),
+    ({"progressive": {"size": 4, "epochs": 1}}, "'progressive.size' = '4'"),
 ])
 def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
     with pytest.raises(UserError, match=words):
@@ -345,6 +372,10 @@ def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
     ({"data": "nowhere"}, "no data set at "),
     ({"data": None}, "no data set given"),
     ({"model": "resnet18_v9"}, "no model 'resnet18_v9' in our zoo or GluonCV's; did you mean .*'resnet18_v1'"),
+    ({"progressive": {"size": 16, "epochs": 1}}, "progressive.size 16 must be below the input size, 16 pixels"),
+    ({"model": "vgg11", "options": {"input_size": 64}, "progressive": {"size": 32, "epochs": 1}},
+     "model 'vgg11' cannot take images of 32x32 pixels"),
+    ({"model": "attentive_a0", "progressive": {"size": 8, "epochs": 1}}, "resizes its images itself; leave 'progressive' out"),
     ({"model": "nasnet_4_1056"}, "has 2 outputs; what can be trained here has one"),
     ({"model": "inceptionv3"}, r"cannot take images of 16x16 pixels \(kernel size .*\); give another input size, 299"),
     ({"model": "simple_pose_resnet18_v1b"}, "GluonCV cannot build 'simple_pose_resnet18_v1b' as a classifier"),

@@ -24,7 +24,8 @@ MIXED = {"label_smoothing": 0.1, "mixup_alpha": 0.2, "mixup_off_epochs": 1}
 SGD = {"name": "sgd", "lr": 0.1, "clip": 1}
 CASES = {
     "supernet on two devices": lambda data: tiny.narrow_supernet(data, epochs=3, contexts=2, validate_every=2, loss=MIXED),
-    "fixed network on three": lambda data: tiny.fixed(data, epochs=3, contexts=3, batch_size=12, loss=MIXED),
+    "fixed network on three": lambda data: tiny.fixed(data, epochs=3, contexts=3, batch_size=12, loss=MIXED,
+                                                    progressive={"size": 8, "epochs": 2}),
     "GluonCV model on two": lambda data: tiny.gluoncv(data, epochs=4, contexts=2, optimizer=SGD),
 }
 

@@ -65,16 +65,21 @@ def fixed_network(arch: Arch) -> Network:
     return Network(arch, ((layer.name, OpBlock(layer.op, layer.name)) for layer in plan.layers))
 
 
+def resolution_inside(net: Network) -> int | None:
+    """The side in pixels to which the network resizes its images itself; None when it does not."""
+    return next((part.size for _, block in net.blocks() for part in block.op.chain() if isinstance(part, Resize)), None)
+
+
 def without_resize(net: Network) -> tuple[Network, int]:
     """The same network on the same weights for images that are resized already, and the side in pixels that it takes.
 
     Raises: UserError when the network resizes nothing.
     """
-    sizes = [part.size for _, block in net.blocks() for part in block.op.chain() if isinstance(part, Resize)]
-    if not sizes:
+    size = resolution_inside(net)
+    if size is None:
         raise UserError(f"a network of space '{net.arch.space}' has no resize inside, so none can be put outside")
-    space = get_space(net.arch.space, **{**net.arch.options, "input_size": sizes[0]})
+    space = get_space(net.arch.space, **{**net.arch.options, "input_size": size})
     arch = space.arch(net.arch.choices)
     pairs = zip(space.plan(arch).layers, net.blocks(), strict=True)
     blocks = ((name, block if block.op == layer.op else OpBlock(layer.op, name)) for layer, (name, block) in pairs)
-    return Network(arch, blocks), sizes[0]
+    return Network(arch, blocks), size

@@ -11,7 +11,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd
+from mxnet import autograd, nd
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
@@ -24,12 +24,12 @@ from oneshot_nas.data.loader import decode_images, val_loader
 from oneshot_nas.data.source import Source
 from oneshot_nas.errors import UserError
 from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, make_evaluator
-from oneshot_nas.nets.fixed import Network, fixed_network
+from oneshot_nas.nets.fixed import Network, fixed_network, resolution_inside
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.losses import CrossEntropy
 from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
 from oneshot_nas.train.step import Forward, Shard
-from oneshot_nas.train.zoo import zoo_network
+from oneshot_nas.train.zoo import check_output, zoo_network
 
 PROBES = 3  # fixed random architectures whose mean accuracy is the supernet's validation curve
 PROBE_CALIBRATION, PROBE_VALIDATION = 512, 1024
@@ -235,6 +235,8 @@ def _fixed_job(recipe: Recipe, source: Source) -> Job:
     view = _fast_view(net, recipe)
     run: Block = net if view is None else view
     preprocessing = preprocessing_of(recipe, source, input_size)
+    if recipe.progressive is not None:
+        _check_growing(recipe, net, classes, preprocessing.input_size)
     summary = f"model '{recipe.model}' for {classes} classes" if recipe.model else "fixed network"
     if arch is not None:
         found = cost(arch)
@@ -245,6 +247,18 @@ def _fixed_job(recipe: Recipe, source: Source) -> Job:
     about |= {"arch": arch.to_json()} if arch is not None else {"model": recipe.model, "classes": classes}
     return Job(net, classes, preprocessing, lambda *_: [run], _accuracy(recipe, source, net, preprocessing, contexts[0]),
                summary, about, arch=arch, contexts=contexts, view=view)
+
+
+def _check_growing(recipe: Recipe, net: Block, classes: int, full: int) -> None:
+    """Raises: UserError when the images cannot grow from ``recipe.progressive.size`` pixels to `full` in training."""
+    assert recipe.progressive is not None
+    size = recipe.progressive.size
+    if size >= full:
+        raise UserError(f"progressive.size {size} must be below the input size, {full} pixels")
+    if isinstance(net, Network) and resolution_inside(net) is not None:
+        raise UserError(f"a network of space '{net.arch.space}' resizes its images itself; leave 'progressive' out")
+    net.infer_shape(nd.zeros((1, 3, full, full)))
+    check_output(net, recipe.model or "fixed network", classes, size)
 
 
 def _fixed_network(recipe: Recipe, classes: int, contexts: list) -> tuple[Block, Arch | None, int]:

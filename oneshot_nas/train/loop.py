@@ -14,6 +14,7 @@ from typing import Any
 import mxnet as mx
 from mxnet import nd
 from mxnet.gluon.utils import split_and_load
+from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Space
 from oneshot_nas.config import Recipe, RunFolder
@@ -59,7 +60,16 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         loop.prepare()
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
         log(loop.summary)
+        _warn_of_enlarging(source, job.preprocessing.input_size, log)
         return loop.run()
+
+
+def _warn_of_enlarging(source: Source, full: int, log: Log) -> None:
+    """A network made for larger images than there are is mostly a forgotten --arch or input_size."""
+    stored = getattr(source, "image_size", None)
+    if stored is not None and 2 * max(stored) <= full:
+        log(f"warning: images of {stored[0]}x{stored[1]} pixels are enlarged to the {full}x{full} that the network takes; if "
+            "that is not meant, give the network (--arch ARCH.json) or --set options.input_size")
 
 
 @dataclass
@@ -184,6 +194,7 @@ class _Loop:
         with Bar(epoch, recipe.epochs, self.steps) as bar:
             for step, (images, labels) in enumerate(islice(waiting, self.steps)):
                 self.trainer.set_learning_rate(self._rate(epoch * self.steps + step))
+                images = self._sized(images, epoch)
                 target = targets(labels, job.classes, recipe.loss.label_smoothing)
                 if mixup:
                     share = random.Random(f"mixup/{self.seed}/{epoch}/{step}").betavariate(mixup, mixup)
@@ -234,6 +245,12 @@ class _Loop:
         self.log(f"epoch {epoch + 1}/{recipe.epochs}  {shown}  {tally.images / seconds:.0f} images/s  "
                  f"data wait {waiting.share:.1%}")
         return line
+
+    def _sized(self, images: NDArray, epoch: int) -> NDArray:
+        """The images of a step at the size of `epoch` (bilinear); see `Progressive`."""
+        growing, full = self.recipe.progressive, self.job.preprocessing.input_size
+        size = full if growing is None else growing.size_of(epoch, full)
+        return images if size == full else nd.contrib.BilinearResize2D(images, height=size, width=size, align_corners=False)
 
     def _heal(self) -> None:
         """After a skipped step: bring running statistics home and repair what is not finite among them."""
