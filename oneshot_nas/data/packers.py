@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def write_dataset(
     Raises: UserError when `out` holds another data set, unless `overwrite`; WorkError when the disk refuses.
     """
     out = Path(out).expanduser()
+    fresh = not out.exists()
     _check_free(out, made_by, overwrite)
     statistics, packing = _Statistics(len(classes)), out / PACKING
     try:
@@ -142,6 +144,9 @@ def write_dataset(
             os.replace(packing / name, out / name)
     finally:
         shutil.rmtree(packing, ignore_errors=True)
+        if fresh:
+            with suppress(OSError):  # it stays when there is something in it
+                out.rmdir()
     return load_dataset(out)
 
 
