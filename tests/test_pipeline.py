@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny
 import yaml
+from mxnet import nd
 
 from oneshot_nas.arch import read_arch_file
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import dump_recipe
+from oneshot_nas.data.loader import decode_images
+from oneshot_nas.indicators.accuracy import load_evaluator
 from oneshot_nas.train.loop import train
+from oneshot_nas.train.runs import load_supernet
 
 
 def call(*words):
@@ -51,6 +56,17 @@ def test_evaluate_repeats_the_score_of_the_search(road, capsys):
     assert call("evaluate", "--supernet", road / "supernet", "--arch", road / "search" / "arch.json", "--json") == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["top1"] == best["scores"]["top1"] and scores["images"] == 8
+
+
+def test_a_final_figure_is_measured_on_every_image_of_the_validation_set(road, capsys):
+    folder, best = road / "supernet", road / "search" / "arch.json"
+    assert call("evaluate", "--supernet", folder, "--arch", best, "--split", "val", "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    evaluator = load_evaluator(folder)
+    supernet = load_supernet(folder)
+    images, labels = decode_images(supernet.source(), range(16), supernet.preprocessing, part="val")
+    logits = evaluator.network(read_arch_file(str(best)))(nd.array(images)).asnumpy()
+    assert scores["images"] == 16 and scores["top1"] == np.mean(logits.argmax(axis=1) == labels)
 
 
 def test_evaluate_of_several_names_no_single_one_to_train(road, capsys, tmp_path):
@@ -111,6 +127,10 @@ def test_plots_of_every_run(road):
     (["evaluate", "--run", "{road}/nothing"], "no run folder"),
     (["evaluate"], "either --supernet RUN"),
     (["evaluate", "--supernet", "{road}/supernet", "--arch", "{road}/search/arch.json", "--val-images", "9999"], "kept 8 aside"),
+    (["evaluate", "--supernet", "{road}/supernet", "--arch", "{road}/search/arch.json", "--split", "train"],
+     "none of held-out, val"),
+    (["evaluate", "--supernet", "{road}/supernet", "--arch", "{road}/search/arch.json", "--split", "val", "--val-images", "4"],
+     "leave out --val-images"),
     (["export", "--run", "{road}/retrain", "--format", "int8", "--out", "{road}/x"], "not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--latency", ":3"], "latency) is not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--objective", "latency"], "not there yet"),

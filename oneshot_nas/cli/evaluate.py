@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+SPLITS = ("held-out", "val")
+
 
 def command(
     supernet: Annotated[str | None, typer.Option(help="run folder of a trained supernet", metavar="RUN")] = None,
@@ -17,12 +19,16 @@ def command(
         help="weights that angle measures from (default: the supernet's first ones)", metavar="FILE.params")] = None,
     calib_images: Annotated[int | None, typer.Option(help="held-out images that set BatchNorm statistics (default: all)")] = None,
     val_images: Annotated[int | None, typer.Option(help="held-out images that are classified (default: all)")] = None,
+    split: Annotated[str, typer.Option(
+        help="what a supernet's accuracy is measured on: held-out training images, or, for a final figure, the validation set",
+        metavar="held-out|val")] = SPLITS[0],
     method: Annotated[str, typer.Option(help="BatchNorm recalibration: population or cumulative")] = "population",
     json_: Annotated[bool, typer.Option("--json", help="one JSON line per architecture on standard output")] = False,
 ) -> None:
     """Print top-1 and top-5 accuracy, after exact BatchNorm recalibration for a supernet; or another indicator's score.
 
-    A supernet is judged on images held out of its training set; a fixed network on the validation set.
+    A supernet is judged on images held out of its training set, or with --split val on the validation set, as a fixed network
+    is.
 
     Example:  oneshot-nas evaluate --supernet runs/supernet --arch runs/search/arch.json --json
 
@@ -45,12 +51,16 @@ def command(
         raise UserError(f"indicator '{indicator}' scores architectures of a supernet; give --supernet RUN with --arch FILE")
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
+    if split not in SPLITS:
+        raise UserError(f"--split {split} is none of {', '.join(SPLITS)}")
+    if split == "val" and (val_images is not None or indicator != "accuracy"):
+        raise UserError("--split val measures accuracy on all validation images; leave out --val-images and other indicators")
     archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs
 
         archs = list(read_archs(str(arch)))
-        evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method)
+        evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method, split)
         for found in archs:
             evaluator.space.check(found)
         results: Iterator[dict[str, Any]] = ({"arch": found.to_json(), **evaluator(found), **images} for found in archs)
@@ -71,12 +81,12 @@ def command(
 
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,
-          method: str) -> tuple[Any, dict[str, int]]:
+          method: str, split: str) -> tuple[Any, dict[str, int]]:
     """(evaluator, {"images": how many it classifies} where it does). Raises: UserError."""
     from oneshot_nas.cli.search import INDICATORS
 
     chosen = INDICATORS[indicator]
     if chosen.images:
-        evaluator = chosen.load()(supernet, calib_images, val_images, method=method)
+        evaluator = chosen.load()(supernet, calib_images, val_images, method=method, split=split)
         return evaluator, {"images": evaluator.images}
     return chosen.load()(supernet, **({"base_weights": base_weights} if base_weights else {})), {}

@@ -16,13 +16,13 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, Space
-from oneshot_nas.data.loader import decode_images, val_loader
-from oneshot_nas.data.source import open_source
+from oneshot_nas.data.loader import Loader, decode_images, val_loader
+from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
 from oneshot_nas.nets.recalibrate import Folded, recalibrate
 from oneshot_nas.nets.supernet import Supernet
-from oneshot_nas.train.runs import load_fixed, load_supernet
+from oneshot_nas.train.runs import SupernetRun, load_fixed, load_supernet
 
 BATCH = 128  # images of one batch at most
 CALIBRATION_PIXELS = BATCH * 112**2  # of a calibration batch, whose statistics normalise it: 32 images of 224x224
@@ -84,11 +84,12 @@ class Evaluator:
     labels: list[NDArray]
     about: dict[str, Any]
     method: str = "population"
+    stream: Loader | None = None  # labelled batches that are decoded for each architecture anew, in place of those in memory
 
     @property
     def images(self) -> int:
         """Number of images that are classified."""
-        return sum(len(batch) for batch in self.labels)
+        return sum(len(batch) for batch in self.labels) if self.stream is None else self.stream.images
 
     @property
     def space(self) -> Space:
@@ -104,7 +105,8 @@ class Evaluator:
         view = self.network(arch)
         nd.waitall()
         middle = time.perf_counter()
-        scores = accuracy_of(Folded(view), zip(self.validation, self.labels, strict=True), self.validation[0].context)
+        labelled = zip(self.validation, self.labels, strict=True) if self.stream is None else self.stream
+        scores = accuracy_of(Folded(view), labelled, self.calibration[0].context)
         end = time.perf_counter()
         del view
         _trim()
@@ -119,23 +121,39 @@ def _trim() -> None:
 
 
 def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, val_images: int | None = None,
-                   seed: int = 0, method: str = "population") -> Evaluator:
+                   seed: int = 0, method: str = "population", split: str = "held-out") -> Evaluator:
     """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
 
     `calib_images` and `val_images` take the first so many of each list (both are in a class-balanced order); None takes
     all. `seed` 1, 2 ... rotates the calibration list first, so that repeated evaluations show the measurement noise.
+    With `split` "val" the whole validation set is classified, which nothing was selected on: the figure to report.
 
-    Raises: UserError when more images are asked for than were held out.
+    Raises: UserError when more images are asked for than were held out, or there is no validation set.
     """
     run = load_supernet(supernet_run)
     source = run.source()
     calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
-    validation = _chosen(run.holdout.validation, val_images, "validation", 0)
     fixed, _ = decode_images(source, calibration, run.preprocessing)
+    if split == "val":
+        return _final_evaluator(run, fixed, source, str(supernet_run), method)
+    validation = _chosen(run.holdout.validation, val_images, "validation", 0)
     images, labels = decode_images(source, validation, run.preprocessing)
     about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
              "calibration": len(calibration), "validation": len(validation), "method": method, "seed": seed}
     return make_evaluator(run.net, fixed, images, labels, mx.cpu(), about, method)
+
+
+def _final_evaluator(run: SupernetRun, calibration: np.ndarray, source: Source, folder: str, method: str) -> Evaluator:
+    """The evaluator on the validation set of the run's data. Raises: UserError when there is none."""
+    _check_validation(source, folder)
+    first, second = batch_sizes(calibration.shape[-1])
+    loader = val_loader(source, batch_size=second, preprocessing=run.preprocessing)
+    return Evaluator(run.net, batches(calibration, mx.cpu(), first), [], [], {}, method, loader)
+
+
+def _check_validation(source: Source, folder: str) -> None:
+    if not source.counts["val"]:
+        raise UserError(f"the data set of {folder} has no validation part")
 
 
 def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
@@ -154,8 +172,7 @@ def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
     """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
     run = load_fixed(folder)
     source = open_source(run.recipe, run.classes)
-    if not source.counts["val"]:
-        raise UserError(f"the data set of {folder} has no validation part")
+    _check_validation(source, str(folder))
     run.net.hybridize(static_alloc=True)
     loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing,
                         threads=run.recipe.input_threads)
