@@ -1,11 +1,13 @@
 """The compiled operators: MXNet's functions and gradients; without a compiler nothing changes but the speed."""
 
+import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
 
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
+from oneshot_nas.blocks.tracer import activate
 from oneshot_nas.ops import ShuffleUnit
 
 needed = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler on this machine: MXNet's operators are used")
@@ -47,6 +49,54 @@ def test_even_and_odd_channels_go_and_come_back(shape):
     loss.backward()
     assert (even.asnumpy() == x.asnumpy()[:, ::2]).all() and (odd.asnumpy() == x.asnumpy()[:, 1::2]).all()
     assert (x.grad.asnumpy()[:, ::2] == 2).all() and (x.grad.asnumpy()[:, 1::2] == 2 * odd.asnumpy()).all()
+
+
+@needed
+@pytest.mark.parametrize("kind", compiled.ACTIVATIONS)
+@pytest.mark.parametrize("size", [1, 15, 16, 1000, 4097])
+def test_activations_and_their_gradients_are_mxnets(kind, size):
+    rng = np.random.default_rng(size)
+    values = rng.normal(scale=5, size=size)
+    edges = [-100, -88.5, -50, -3, -1e-30, 0, 1e-30, 3, 6, 6.0001, 50, 88.5, 100]
+    values[: len(edges)] = edges[:size]
+    x, top = nd.array(values), nd.array(rng.normal(size=size))
+    found = []
+    for function in (lambda v: activate(nd, v, kind), lambda v: nd.oneshot_nas_activation(v, kind=kind)):
+        x.attach_grad()
+        with autograd.record():
+            y = function(x)
+        y.backward(top)
+        found.append((y.asnumpy(), x.grad.asnumpy()))
+    for expected, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=2e-6)
+
+
+@needed
+@pytest.mark.parametrize("kind", compiled.ACTIVATIONS)
+def test_what_is_no_number_stays_none(kind):
+    """The guard of a training run looks for it."""
+    values = np.zeros(20)
+    values[[3, 17]] = np.nan
+    found = nd.oneshot_nas_activation(nd.array(values), kind=kind).asnumpy()
+    assert np.isnan(found[[3, 17]]).all() and np.isfinite(np.delete(found, [3, 17])).all()
+
+
+@needed
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 3, 5), (2, 3, 4, 4), (3, 16, 7, 9)])
+def test_a_gate_scales_channels_and_gets_its_gradient(shape):
+    rng = np.random.default_rng(0)
+    x, gate, top = (nd.array(rng.normal(size=size)) for size in (shape, (*shape[:2], 1, 1), shape))
+    plain, ours = (run(function, x, gate, top) for function in (nd.broadcast_mul, nd.oneshot_nas_scale))
+    for expected, found in zip(plain, ours, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@needed
+def test_what_the_operators_cannot_do_is_refused():
+    for call in (lambda: nd.oneshot_nas_activation(nd.zeros(3), kind="tanh"),
+                 lambda: nd.oneshot_nas_scale(nd.zeros((2, 3)), nd.zeros((2, 3)))):
+        with pytest.raises(mx.base.MXNetError):
+            call().asnumpy()
 
 
 @needed

@@ -11,21 +11,29 @@ from oneshot_nas import get_space
 from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.spaces.spos_shufflenet import LAYOUTS
 
+SHUFFLE = [("spos_shufflenet", {"layout": layout, "se": se, "input_size": 64, "last_channels": 32})
+           for layout in LAYOUTS for se in (False, True)]
+MOBILE = [("attentive_mobilenet", {"layout": "small", "input_size": 32}),
+          ("bignas_mobilenet", {"input_size": 64, "resolutions": [48]}),
+          ("ofa_mobilenet", {"input_size": 64, "resolutions": [48]}), ("proxyless_gpu", {"layout": "small", "input_size": 32})]
 
-@pytest.mark.parametrize("se", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_computes_and_trains_the_network(layout, se):
+
+@pytest.mark.parametrize(("name", "options"), SHUFFLE + MOBILE)
+def test_it_computes_and_trains_the_network(name, options):
     """Also a regression test: oneDNN's backward pass of concat and reshape failed in two of the layouts."""
-    space = get_space("spos_shufflenet", layout=layout, se=se, input_size=64, classes=10, last_channels=32)
+    space = get_space(name, classes=10, **options)
     mx.random.seed(1)
     net = fixed_network(space.sample(random.Random(1)))
     net.initialize()
     for name, parameter in net.collect_params().items():
         if name.endswith("beta"):
             parameter.set_data(nd.ones(parameter.shape) * 1.5)  # open activations, or rounding decides which are open
+        elif name.endswith("gamma"):
+            parameter.set_data(nd.ones(parameter.shape))  # where the space starts with 0 nothing behind it would get a gradient
     view = net.training_view()
-    view.hybridize(static_alloc=True, static_shape=True)
-    x, top = nd.random.normal(shape=(16, 3, 64, 64)), nd.random.normal(shape=(16, 10))
+    view.hybridize(static_alloc=True)
+    side = space.options["input_size"]
+    x, top = nd.random.normal(shape=(16, 3, side, side)), nd.random.normal(shape=(16, 10))
     outputs, gradients = [], []
     for network in (net, view):
         mx.random.seed(2)  # the same dropout

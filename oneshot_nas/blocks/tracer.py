@@ -37,7 +37,7 @@ class Tracer:
 
     `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
-    depthwise convolutions for `oneshot_nas.blocks.compiled`, whose backward pass is faster but which cannot be exported.
+    operators for those of `oneshot_nas.blocks.compiled`, which train faster but cannot be exported.
     `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps. Of `frozen`
     weights the compiled operator computes no gradient; MXNet's own know by themselves.
 
@@ -166,6 +166,8 @@ def _conv(tracer: Tracer, x: Tensor, primitive: Conv, actual: Conv) -> Tensor:
 
 
 def _activation(tracer: Tracer, x: Tensor, primitive: Activation, actual: Activation) -> Tensor:
+    if tracer.fast and primitive.kind in compiled.ACTIVATIONS:
+        return tracer.F.oneshot_nas_activation(x, kind=primitive.kind)
     return activate(tracer.F, x, primitive.kind)
 
 
@@ -211,7 +213,7 @@ def _squeeze_excite(tracer: Tracer, x: Tensor, primitive: SqueezeExcite, actual:
     gate = x
     for inner, physical in zip(primitive.inner(), actual.inner(), strict=True):
         gate = _APPLY[type(inner)](tracer, gate, inner, physical)
-    return tracer.F.broadcast_mul(x, gate)
+    return tracer.F.oneshot_nas_scale(x, gate) if tracer.fast else tracer.F.broadcast_mul(x, gate)
 
 
 def _shuffle(tracer: Tracer, x: Tensor, primitive: Shuffle, actual: Shuffle) -> Tensor:
