@@ -11,6 +11,7 @@ from mxnet import autograd
 from mxnet.gluon import HybridBlock, Parameter
 from mxnet.ndarray import NDArray
 
+from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.joins import JOINS
 from oneshot_nas.blocks.tracer import Tensor, Tracer
 from oneshot_nas.ops import Op, largest
@@ -69,6 +70,10 @@ class OpBlock(HybridBlock):
         """The parameter of that name inside the layer, such as 'pw1.weight'."""
         return self._reg_params[key]
 
+    def parameters(self) -> list[Parameter]:
+        """All parameters of the layer, running statistics included."""
+        return list(self._reg_params.values())
+
     def view(self, op: Op, private_statistics: bool = False) -> OpBlock:
         """A block that computes the smaller `op` on slices of these weights.
 
@@ -118,10 +123,14 @@ class OpBlock(HybridBlock):
 
     def trace(self, F: Any, x: Tensor, params: dict[str, Tensor] | None = None, mode: str = "normal",
               collected: list | None = None) -> Tensor:
-        """Compute the layer; `mode` and `collected` as in `Tracer`. Without `params` the block's own are used."""
+        """Compute the layer; `mode` and `collected` as in `Tracer`. Without `params` the block's own are used.
+
+        Other modes than 'normal' are never exported, so they use the compiled operators wherever there are any.
+        """
+        fast = self.fast if mode == "normal" else compiled.usable(self.parameters())
         if params is None:
             params = {key: p.var() if F is mx.sym else p.data(x.context) for key, p in self._reg_params.items()}
-        tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, self.fast,
+        tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, fast,
                         self.momentum, [key for key, p in self._reg_params.items() if p.grad_req == "null"])
         return JOINS[type(self.op)](tracer, self.op, x)
 

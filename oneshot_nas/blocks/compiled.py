@@ -14,10 +14,12 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import mxnet as mx
+from mxnet.gluon import Parameter
 
 KERNELS = (5, 7)  # sizes at which the depthwise convolution is faster than MXNet's
 ACTIVATIONS = ("relu6", "swish", "hswish")  # oneDNN's relu is as fast as ours would be
@@ -40,6 +42,11 @@ def available() -> bool:
         print(f"note: {library} cannot be loaded ({str(error).splitlines()[0]}); using MXNet's own operators", file=sys.stderr)
         return False
     return True
+
+
+def usable(parameters: Iterable[Parameter]) -> bool:
+    """Whether networks of these parameters may use the compiled operators: on the CPU, where there are any."""
+    return any(parameter.list_ctx()[0].device_type == "cpu" for parameter in parameters) and available()
 
 
 def _library() -> Path:

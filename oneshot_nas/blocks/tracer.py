@@ -37,7 +37,7 @@ class Tracer:
 
     `nominal` is the op whose function is computed, `physical` the op at whose (padded) widths it is computed, `params`
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
-    operators for those of `oneshot_nas.blocks.compiled`, which train faster but cannot be exported.
+    operators for those of `oneshot_nas.blocks.compiled`, which cannot be exported.
     `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps. Of `frozen`
     weights the compiled operator computes no gradient; MXNet's own know by themselves.
 
@@ -120,7 +120,8 @@ class Tracer:
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        if self.fast and bias is None and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS:
+        gains = self.fast and self.mode == "normal" and actual.kernel in compiled.KERNELS  # in the backward pass only
+        if gains and bias is None and actual.groups == actual.out_channels:
             frozen = int(f"{actual.name}.weight" in self.frozen)
             return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride, frozen=frozen)
         pad = actual.kernel // 2

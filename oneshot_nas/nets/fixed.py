@@ -37,10 +37,10 @@ class Network(HybridBlock):
 
         Its running statistics are its own where widths are padded; `settle` brings them home. Not for export.
         """
-        cpu = next(iter(self.collect_params().values())).list_ctx()[0].device_type == "cpu"
+        fast = compiled.usable(self.collect_params().values())
         view = Network(self.arch, ((name, block.view(block.op)) for name, block in self.blocks()))
         for _, block in view.blocks():
-            block.fast = cpu and compiled.available()
+            block.fast = fast
         return view
 
     def settle(self) -> None:

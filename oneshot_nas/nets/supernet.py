@@ -140,7 +140,7 @@ class Supernet(Block):
         block = views.get(key)
         if block is None:
             block = views[key] = owner.view(op)
-            block.fast, block.momentum = _fast(owner), self._bn_momentum
+            block.fast, block.momentum = compiled.usable(owner.parameters()), self._bn_momentum
             block.hybridize()
             if len(views) > MAX_VIEWS:
                 views.popitem(last=False)
@@ -183,9 +183,3 @@ class Supernet(Block):
         """Read all weights and running statistics; see Gluon."""
         self._store.dirty.clear()
         super().load_parameters(filename, **kwargs)
-
-
-def _fast(owner: OpBlock) -> bool:
-    """Whether training views may use the compiled operators: on the CPU, where there are any."""
-    parameters = owner._reg_params.values()
-    return any(p.list_ctx()[0].device_type == "cpu" for p in parameters) and compiled.available()
