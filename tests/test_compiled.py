@@ -8,7 +8,7 @@ from mxnet import autograd, nd
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import activate
-from oneshot_nas.ops import ShuffleUnit
+from oneshot_nas.ops import MBConv, ShuffleUnit
 
 needed = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler on this machine: MXNet's operators are used")
 
@@ -89,6 +89,52 @@ def test_a_gate_scales_channels_and_gets_its_gradient(shape):
     plain, ours = (run(function, x, gate, top) for function in (nd.broadcast_mul, nd.oneshot_nas_scale))
     for expected, found in zip(plain, ours, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@needed
+@pytest.mark.parametrize("kind", ["none", "relu", *compiled.ACTIVATIONS])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 1, 5), (4, 16, 7, 7), (3, 5, 8, 12)])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_with_an_activation_is_mxnets(kind, shape, training):
+    rng = np.random.default_rng(0)
+    channels = shape[1]
+    x, top = nd.array(rng.normal(2, 3, shape)), nd.array(rng.normal(size=shape))
+    gamma, beta, mean = (nd.array(rng.normal(1, 0.5, channels)) for _ in range(3))
+    variance = nd.array(rng.uniform(0.5, 2, channels))
+    found = []
+    for ours in (False, True):
+        statistics = [mean.copy(), variance.copy()]
+        for array in (x, gamma, beta):
+            array.attach_grad()
+        with autograd.record(train_mode=training):
+            if ours:
+                flag = nd.full((1, 1, 1, 1), 1.0 if training else 2e8)
+                y = nd.oneshot_nas_norm(x, gamma, beta, *statistics, flag, eps=1e-3, momentum=0.7, kind=kind)[0]
+            else:
+                y = nd.BatchNorm(x, gamma, beta, *statistics, eps=1e-3, momentum=0.7, fix_gamma=False)
+                y = y if kind == "none" else activate(nd, y, kind)
+        y.backward(top, train_mode=training)
+        found.append([array.asnumpy() for array in (y, x.grad, gamma.grad, beta.grad, *statistics)])
+    for expected, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * max(abs(expected).max(), 1))
+
+
+@needed
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_view_normalises_by_the_batch_in_training_only(recorded):
+    block = OpBlock(MBConv(16, 32, 16, 5, 1, activation="relu6"), "unit")
+    block.initialize()
+    view = block.view(block.op, private_statistics=True)
+    view.fast = True
+    view.hybridize()
+    x = nd.array(np.random.default_rng(0).normal(3, 2, (4, 16, 6, 6)))
+    means = []
+    for training in (False, True):
+        with autograd.record(train_mode=training) if recorded else autograd.pause(train_mode=training):
+            view(x).wait_to_read()
+        means.append(view.parameter("bn1.running_mean").data().asnumpy())
+    assert "oneshot_nas_norm" in view._cached_graph[1].tojson()
+    assert not means[0].any() and means[1].all()
 
 
 @needed

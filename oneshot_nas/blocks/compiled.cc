@@ -1,5 +1,5 @@
 // Operators for MXNet 1.9 on the CPU, forward and backward: depthwise convolution with stride 1 or 2, the even and the odd
-// channels of an array, non-linearities, and the gate of squeeze-and-excitation.
+// channels of an array, non-linearities, the gate of squeeze-and-excitation, and BatchNorm with a non-linearity.
 //
 // Depthwise convolution: MXNet's own weight gradient of 5x5 and 7x7 depthwise convolutions takes most of a training step. Here
 // every image plane is copied, zero-padded, into stride x stride phase planes of fixed pitch: phase (a, b) holds the rows
@@ -8,12 +8,15 @@
 // memory that fits the first-level cache. With the attribute frozen=1 there is no weight gradient.
 //
 // The others are bound by memory. Each makes one pass over it in either direction: MXNet's make six for the even and odd
-// channels, eleven for x * sigmoid(x), and its clip and the gradient of a broadcast product are not vectorised.
+// channels, eleven for x * sigmoid(x), and its clip and the gradient of a broadcast product are not vectorised. BatchNorm goes
+// channel by channel, whose values stay in the second-level cache between its passes; oneDNN's is several times slower unless
+// memory is in its own order, which what comes from the operators here is not.
 //
 // Results do not depend on the number of threads: every plane (forward) or channel (backward) belongs to one thread.
 
 #include <mxnet/lib_api.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -263,6 +266,8 @@ MXReturnValue halvesBackward(const Attributes&, std::vector<MXTensor>* in, std::
 // on activations every other one is mispredicted, which made relu6 thirteen times slower than relu.
 typedef std::int32_t Whole __attribute__((vector_size(kLanes * sizeof(std::int32_t)), aligned(4), may_alias));
 
+constexpr long kChunk = 256 * kLanes;  // elements of a thread's turn
+
 inline Vector all(float value) { return Vector{} + value; }
 
 // x where it lies between the bounds, NaN included.
@@ -313,28 +318,64 @@ struct HardSwish {
   }
 };
 
-// Calls run(load, store) for every vector of `size` elements; the last one may be shorter.
+struct Identity {
+  static Vector value(Vector x) { return x; }
+  static Vector slope(Vector) { return all(1.f); }
+};
+struct Relu {
+  static Vector value(Vector x) { return x < 0.f ? all(0.f) : x; }
+  static Vector slope(Vector x) { return x > 0.f ? all(1.f) : all(0.f); }
+};
+
+// Calls run(load, store) for the `count` elements from `start` on, at most kLanes of them. What is missing is loaded as `fill`.
 template <typename Run>
-void forVectors(long size, const Run& run) {
+inline void onVector(long start, long count, const Run& run) {
+  const std::size_t bytes = count * sizeof(float);
+  run([=](const float* from, float fill = 0.f) {
+        Vector value = all(fill);
+        std::memcpy(&value, from + start, bytes);
+        return value;
+      },
+      [=](float* to, Vector value) { std::memcpy(to + start, &value, bytes); });
+}
+
+// Calls run(load, store) for every vector of `size` elements.
+template <typename Run>
+inline void forVectors(long size, const Run& run) {
   const long whole = size / kLanes * kLanes;
+  for (long i = 0; i < whole; i += kLanes) onVector(i, kLanes, run);
+  if (whole < size) onVector(whole, size - whole, run);
+}
+
+// The same by several threads.
+template <typename Run>
+void forAllVectors(long size, const Run& run) {
+  const long chunks = (size + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(static)
-  for (long i = 0; i < whole; i += kLanes)
-    run([=](const float* from) { return at(from + i); },
-        [=](float* to, Vector value) { *reinterpret_cast<Vector*>(to + i) = value; });
-  const std::size_t left = (size - whole) * sizeof(float);
-  if (left > 0)
-    run([=](const float* from) { Vector value = {}; std::memcpy(&value, from + whole, left); return value; },
-        [=](float* to, Vector value) { std::memcpy(to + whole, &value, left); });
+  for (long chunk = 0; chunk < chunks; ++chunk) {
+    const long start = chunk * kChunk, count = size - start < kChunk ? size - start : kChunk;
+    const long whole = count / kLanes * kLanes;
+    for (long i = 0; i < whole; i += kLanes) onVector(start + i, kLanes, run);
+    if (whole < count) onVector(start + whole, count - whole, run);
+  }
+}
+
+inline double total(Vector sums) {
+  double sum = 0;
+  for (int v = 0; v < kLanes; ++v) sum += sums[v];
+  return sum;
 }
 
 template <typename Run>
 MXReturnValue dispatchActivation(const Attributes& attributes, const Run& run) {
   const std::string& kind = attributes.at("kind");
-  if (kind == "relu6") run(Relu6());
+  if (kind == "none") run(Identity());
+  else if (kind == "relu") run(Relu());
+  else if (kind == "relu6") run(Relu6());
   else if (kind == "swish") run(Swish());
   else if (kind == "hswish") run(HardSwish());
   else {
-    MX_ERROR_MSG << "oneshot_nas_activation knows relu6, swish and hswish, not " << kind;
+    MX_ERROR_MSG << "the compiled operators of oneshot_nas know none, relu, relu6, swish and hswish, not " << kind;
     return MX_FAIL;
   }
   return MX_SUCCESS;
@@ -355,7 +396,7 @@ MXReturnValue activationForward(const Attributes& attributes, std::vector<MXTens
   return dispatchActivation(attributes, [&](auto function) {
     const float* x = in->at(0).data<float>();
     float* y = out->at(0).data<float>();
-    forVectors(in->at(0).size(), [=](auto load, auto store) { store(y, function.value(load(x))); });
+    forAllVectors(in->at(0).size(), [=](auto load, auto store) { store(y, function.value(load(x))); });
   });
 }
 
@@ -365,7 +406,7 @@ MXReturnValue activationBackward(const Attributes& attributes, std::vector<MXTen
   return dispatchActivation(attributes, [&](auto function) {
     const float *dy = in->at(0).data<float>(), *x = in->at(1).data<float>();
     float* dx = out->at(0).data<float>();
-    forVectors(in->at(1).size(), [=](auto load, auto store) { store(dx, load(dy) * function.slope(load(x))); });
+    forAllVectors(in->at(1).size(), [=](auto load, auto store) { store(dx, load(dy) * function.slope(load(x))); });
   });
 }
 
@@ -407,21 +448,125 @@ MXReturnValue scaleBackward(const Attributes&, std::vector<MXTensor>* in, std::v
 #pragma omp parallel for schedule(static)
   for (long p = 0; p < planes; ++p) {
     Vector sums = {};
-    const long start = p * plane, whole = plane / kLanes * kLanes;
-    for (long i = start; i < start + whole; i += kLanes) {
-      const Vector top = at(dy + i), scaled = gate[p] * top;
-      sums += top * at(x + i);
-      std::memcpy(dx + i, &scaled, sizeof(scaled));
-    }
-    float sum = 0;
-    for (int v = 0; v < kLanes; ++v) sum += sums[v];
-    for (long i = start + whole; i < start + plane; ++i) {
-      sum += dy[i] * x[i];
-      dx[i] = gate[p] * dy[i];
-    }
-    dgate[p] = sum;
+    const long start = p * plane;
+    const float value = gate[p];
+    forVectors(plane, [&](auto load, auto store) {
+      const Vector top = load(dy + start);
+      sums += top * load(x + start);
+      store(dx + start, value * top);
+    });
+    dgate[p] = total(sums);
   }
   return MX_SUCCESS;
+}
+
+MXReturnValue normAttributes(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 6;
+  *outputs = 3;
+  return MX_SUCCESS;
+}
+
+MXReturnValue normShape(const Attributes&, std::vector<std::vector<unsigned>>* in, std::vector<std::vector<unsigned>>* out) {
+  const std::vector<unsigned> x = in->at(0);
+  if (x.size() != 4) {
+    MX_ERROR_MSG << "oneshot_nas_norm takes data (N, C, H, W)";
+    return MX_FAIL;
+  }
+  for (int i = 1; i < 5; ++i) in->at(i) = {x[1]};
+  in->at(5) = {1, 1, 1, 1};
+  out->at(0) = x;
+  out->at(1) = out->at(2) = {x[1]};
+  return MX_SUCCESS;
+}
+
+MXReturnValue normMutates(const Attributes&, std::vector<int>* indices) {
+  *indices = {3, 4};
+  return MX_SUCCESS;
+}
+
+bool normalisesBatch(MXTensor& flag) { return std::abs(*flag.data<float>()) < 2.f; }
+
+// Inputs: data, gamma, beta, running mean, running variance, and what is below 2 in training. Outputs: the non-linearity of the
+// normalised data; mean and inverse deviation by which it was normalised. Training moves the running statistics, biased variance.
+MXReturnValue normForward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+  const long images = in->at(0).shape[0], channels = in->at(0).shape[1], plane = in->at(0).shape[2] * in->at(0).shape[3];
+  const float eps = std::stof(attributes.at("eps")), kept = std::stof(attributes.at("momentum"));
+  const float *x = in->at(0).data<float>(), *gamma = in->at(1).data<float>(), *beta = in->at(2).data<float>();
+  float *runningMean = in->at(3).data<float>(), *runningVar = in->at(4).data<float>();
+  float *y = out->at(0).data<float>(), *means = out->at(1).data<float>(), *deviations = out->at(2).data<float>();
+  const bool training = normalisesBatch(in->at(5));
+  return dispatchActivation(attributes, [=](auto function) {
+#pragma omp parallel for schedule(static)
+    for (long c = 0; c < channels; ++c) {
+      if (training) {
+        double sum = 0, squares = 0;
+        for (long n = 0; n < images; ++n) {
+          Vector sums = {};
+          const float* from = x + (n * channels + c) * plane;
+          forVectors(plane, [&](auto load, auto) { sums += load(from); });
+          sum += total(sums);
+        }
+        const float mean = sum / (images * plane);
+        for (long n = 0; n < images; ++n) {
+          Vector sums = {};
+          const float* from = x + (n * channels + c) * plane;
+          forVectors(plane, [&](auto load, auto) { const Vector rest = load(from, mean) - mean; sums += rest * rest; });
+          squares += total(sums);
+        }
+        const float variance = squares / (images * plane);
+        means[c] = mean;
+        deviations[c] = 1.f / std::sqrt(variance + eps);
+        runningMean[c] = kept * runningMean[c] + (1.f - kept) * mean;
+        runningVar[c] = kept * runningVar[c] + (1.f - kept) * variance;
+      } else {
+        means[c] = runningMean[c];
+        deviations[c] = 1.f / std::sqrt(runningVar[c] + eps);
+      }
+      const float scale = gamma[c] * deviations[c], mean = means[c], shift = beta[c];
+      for (long n = 0; n < images; ++n) {
+        const long start = (n * channels + c) * plane;
+        forVectors(plane, [=](auto load, auto store) { store(y + start, function.value((load(x + start) - mean) * scale + shift)); });
+      }
+    }
+  });
+}
+
+// Inputs: gradients of the three outputs, the six inputs, the outputs. Outputs: gradients of the inputs, the first three written.
+MXReturnValue normBackward(const Attributes& attributes, std::vector<MXTensor>* in, std::vector<MXTensor>* out, const OpResource&) {
+  const long images = in->at(3).shape[0], channels = in->at(3).shape[1], plane = in->at(3).shape[2] * in->at(3).shape[3];
+  const float *dy = in->at(0).data<float>(), *x = in->at(3).data<float>(), *gamma = in->at(4).data<float>();
+  const float *beta = in->at(5).data<float>(), *means = in->at(10).data<float>(), *deviations = in->at(11).data<float>();
+  float *dx = out->at(0).data<float>(), *dgamma = out->at(1).data<float>(), *dbeta = out->at(2).data<float>();
+  const bool training = normalisesBatch(in->at(8));
+  return dispatchActivation(attributes, [=](auto function) {
+#pragma omp parallel for schedule(static)
+    for (long c = 0; c < channels; ++c) {
+      const float mean = means[c], deviation = deviations[c], scale = gamma[c] * deviation, shift = beta[c];
+      double sum = 0, product = 0;
+      for (long n = 0; n < images; ++n) {
+        Vector sums = {}, products = {};
+        const long start = (n * channels + c) * plane;
+        forVectors(plane, [&](auto load, auto store) {
+          const Vector rest = load(x + start) - mean, inner = load(dy + start) * function.slope(rest * scale + shift);
+          sums += inner;
+          products += inner * rest;
+          store(dx + start, inner);
+        });
+        sum += total(sums);
+        product += total(products);
+      }
+      dgamma[c] = product * deviation;
+      dbeta[c] = sum;
+      const float less = training ? sum / (images * plane) : 0.f;
+      const float slope = training ? product / (images * plane) * deviation * deviation : 0.f;
+      for (long n = 0; n < images; ++n) {
+        const long start = (n * channels + c) * plane;
+        forVectors(plane, [=](auto load, auto store) {
+          store(dx + start, scale * (load(dx + start) - less - (load(x + start) - mean) * slope));
+        });
+      }
+    }
+  });
 }
 
 }  // namespace
@@ -432,6 +577,14 @@ REGISTER_OP(oneshot_nas_activation)
     .setParseAttrs(oneToOneAttributes)
     .setInferType(inferType)
     .setInferShape(sameShape);
+
+REGISTER_OP(oneshot_nas_norm)
+    .setForward(normForward, "cpu")
+    .setBackward(normBackward, "cpu")
+    .setParseAttrs(normAttributes)
+    .setInferType(inferType)
+    .setInferShape(normShape)
+    .setMutateInputs(normMutates);
 
 REGISTER_OP(oneshot_nas_scale)
     .setForward(scaleForward, "cpu")

@@ -23,6 +23,7 @@ from mxnet.gluon import Parameter
 
 KERNELS = (5, 7)  # sizes at which the depthwise convolution is faster than MXNet's
 ACTIVATIONS = ("relu6", "swish", "hswish")  # oneDNN's relu is as fast as ours would be
+FUSED = ("relu", *ACTIVATIONS)  # what BatchNorm takes in
 # no -ffast-math: linking a library with it makes the whole process round subnormal numbers to zero
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 

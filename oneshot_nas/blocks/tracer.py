@@ -64,6 +64,7 @@ class Tracer:
         """Apply the chain of that branch."""
         nominal: Branch = self.nominal[branch]
         chain = list(zip(nominal.chain, self.physical[branch].chain, strict=True))
+        lean = self._lean(chain)
         place = 0
         while place < len(chain):
             primitive, actual = chain[place]
@@ -72,6 +73,12 @@ class Tracer:
                 assert isinstance(actual_norm, BatchNorm)
                 x = self._folded(x, actual, norm, actual_norm)
                 place += 2
+                continue
+            if isinstance(actual, BatchNorm) and (lean or self._trains_faster(chain[place - 1][1])):
+                assert isinstance(primitive, BatchNorm)
+                kind = norm.kind if isinstance(norm, Activation) and norm.kind in compiled.FUSED else "none"
+                x = self._norm(x, primitive, actual, kind)
+                place += 1 if kind == "none" else 2
                 continue
             x = _APPLY[type(primitive)](self, x, primitive, actual)
             place += 1
@@ -120,8 +127,7 @@ class Tracer:
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        gains = self.fast and self.mode == "normal" and actual.kernel in compiled.KERNELS  # in the backward pass only
-        if gains and bias is None and actual.groups == actual.out_channels:
+        if bias is None and self._trains_faster(actual):
             frozen = int(f"{actual.name}.weight" in self.frozen)
             return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride, frozen=frozen)
         pad = actual.kernel // 2
@@ -129,6 +135,34 @@ class Tracer:
         return self.F.Convolution(
             *arguments, kernel=(actual.kernel,) * 2, stride=(actual.stride,) * 2, pad=(pad, pad), num_filter=actual.out_channels,
             num_group=actual.groups, no_bias=bias is None)
+
+    def _trains_faster(self, actual: Primitive) -> bool:
+        """Whether the compiled depthwise convolution takes its place; its forward pass alone would gain nothing."""
+        return (self.fast and self.mode == "normal" and isinstance(actual, Conv) and not actual.bias
+                and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS)
+
+    def _lean(self, chain: list[tuple[Primitive, Primitive]]) -> bool:
+        """Whether every BatchNorm is compiled: oneDNN's is slow on what compiled activations leave, memory in MXNet's order."""
+        return self.fast and self.mode == "normal" and any(
+            isinstance(primitive, Activation) and primitive.kind in compiled.ACTIVATIONS for primitive, _ in chain)
+
+    def _norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm, kind: str) -> Tensor:
+        """BatchNorm and the non-linearity `kind` by the compiled operator.
+
+        A loaded operator is not told whether it trains, so it is given what MXNet's BatchNorm makes of 0 and 2e8: 1 in training,
+        otherwise about 2e8, since running statistics are far from such numbers. At momentum 1 they stay as they are.
+        MXNet moves running statistics in the backward pass, this operator in the forward pass.
+        """
+        F, name, channels = self.F, primitive.name, actual.channels
+        gamma = self._vector(f"{name}.gamma", primitive.channels, channels)
+        beta = self._vector(f"{name}.beta", primitive.channels, channels)
+        statistics = [self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]]
+        ones, zeros = F.ones(shape=(channels,)), F.zeros(shape=(channels,))
+        pair = F.concat(F.zeros(shape=(1, channels, 1, 1)), F.full(shape=(1, channels, 1, 1), val=2e8), dim=0)
+        pair = F.BatchNorm(pair, ones, zeros, *statistics, eps=primitive.eps, momentum=1.0, fix_gamma=True)
+        flag = F.BlockGrad(F.slice(pair, begin=(1, 0, 0, 0), end=(2, 1, 1, 1)))
+        momentum = primitive.momentum if self.momentum is None else self.momentum
+        return F.oneshot_nas_norm(x, gamma, beta, *statistics, flag, eps=primitive.eps, momentum=momentum, kind=kind)[0]
 
     def drop(self, x: Tensor, rate: float, axes: tuple[int, ...]) -> Tensor:
         """Dropout in training, one decision for all of `axes`; calibration and inference leave `x` as it is."""

@@ -70,7 +70,7 @@ class _Store:
 
     def __init__(self) -> None:
         self.owners: dict[str, OpBlock] = {}
-        self.views: OrderedDict[tuple[str, Op], OpBlock] = OrderedDict()
+        self.views: OrderedDict[tuple[str, Op, bool], OpBlock] = OrderedDict()
         self.dirty: list[OpBlock] = []
 
 
@@ -136,11 +136,12 @@ class Supernet(Block):
         return x
 
     def _view(self, weights: str, op: Op) -> OpBlock:
-        owner, key, views = self._store.owners[weights], (weights, op), self._store.views
+        learns = autograd.is_recording()  # compiled BatchNorm moves running statistics even when no backward pass follows
+        owner, key, views = self._store.owners[weights], (weights, op, learns), self._store.views
         block = views.get(key)
         if block is None:
             block = views[key] = owner.view(op)
-            block.fast, block.momentum = compiled.usable(owner.parameters()), self._bn_momentum
+            block.fast, block.momentum = learns and compiled.usable(owner.parameters()), self._bn_momentum
             block.hybridize()
             if len(views) > MAX_VIEWS:
                 views.popitem(last=False)
