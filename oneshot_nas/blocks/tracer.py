@@ -151,11 +151,11 @@ class Tracer:
 
         A loaded operator is not told whether it trains, so it is given what MXNet's BatchNorm makes of 0 and 2e8: 1 in training,
         otherwise about 2e8, since running statistics are far from such numbers. At momentum 1 they stay as they are.
-        MXNet moves running statistics in the backward pass, this operator in the forward pass.
+        MXNet moves running statistics in the backward pass, this operator in the forward pass. Nor is it told to add its
+        gradients up (grad_req 'add'), so it is given copies of gamma and beta, whose gradients MXNet adds.
         """
         F, name, channels = self.F, primitive.name, actual.channels
-        gamma = self._vector(f"{name}.gamma", primitive.channels, channels)
-        beta = self._vector(f"{name}.beta", primitive.channels, channels)
+        gamma, beta = (F.identity(self._vector(f"{name}.{each}", primitive.channels, channels)) for each in ("gamma", "beta"))
         statistics = [self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]]
         ones, zeros = F.ones(shape=(channels,)), F.zeros(shape=(channels,))
         pair = F.concat(F.zeros(shape=(1, channels, 1, 1)), F.full(shape=(1, channels, 1, 1), val=2e8), dim=0)
