@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from oneshot_nas.memory import keep_freed_memory
+
+keep_freed_memory()  # as the commands do
+
 
 def compare(ours: Callable[[int], Any], baseline: Callable[[int], Any], pairs: int, warmup: int = 2) -> dict[str, Any]:
     """Seconds of ``ours(i)`` and ``baseline(i)`` in turn, and the median of baseline / ours over the pairs."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from oneshot_nas.errors import UserError
+from oneshot_nas.memory import keep_freed_memory
 
 VARIABLES = ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "MXNET_CPU_WORKER_NTHREADS",
              "MXNET_ENGINE_TYPE")
@@ -102,11 +103,12 @@ def read_cgroup(folder: Path, name: str) -> str | None:
 
 
 def import_mxnet() -> ModuleType:
-    """Configure the threads and return the module `mxnet`.
+    """Configure threads and memory and return the module `mxnet`.
 
     Raises: UserError that says what to install when it cannot be imported.
     """
     configure_threads()
+    keep_freed_memory()
     try:
         return import_module("mxnet")
     except (ImportError, OSError, AttributeError) as error:

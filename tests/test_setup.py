@@ -383,6 +383,19 @@ def test_doctor_names_what_is_missing_or_too_new():
     assert any(problem.fatal for problem in problems)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+@pytest.mark.parametrize(("settings", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "8"}, False), ({"GLIBC_TUNABLES": "x"}, False)])
+def test_freed_memory_is_kept_unless_the_user_decides(settings, kept):
+    code = ("import resource, numpy\nfrom oneshot_nas.memory import keep_freed_memory\nkept = keep_freed_memory()\n"
+            "for _ in range(5):\n    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n    numpy.ones(2**23)\n"
+            "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean | settings, check=True)
+    told, faults = done.stdout.split()
+    assert told == str(kept)
+    assert (int(faults) < 10) == kept  # 64 MiB are 16,384 pages, or 32 huge ones
+
+
 def test_doctor_names_too_many_threads():
     def thread(value):
         return {"value": value, "set_by": "user"}

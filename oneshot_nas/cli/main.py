@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.memory import keep_freed_memory
 from oneshot_nas.threads import configure_threads
 
 PROGRAM = "oneshot-nas"
@@ -160,4 +161,5 @@ def _tell(line: str, code: int) -> int:
 def main() -> None:
     """Run the command line of this process and exit."""
     configure_threads()  # before any command imports MXNet
+    keep_freed_memory()
     sys.exit(run(sys.argv[1:]))
