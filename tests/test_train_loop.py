@@ -374,7 +374,7 @@ def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
     ({"model": "resnet18_v9"}, "no model 'resnet18_v9' in our zoo or GluonCV's; did you mean .*'resnet18_v1'"),
     ({"progressive": {"size": 16, "epochs": 1}}, "progressive.size 16 must be below the input size, 16 pixels"),
     ({"model": "vgg11", "options": {"input_size": 64}, "progressive": {"size": 32, "epochs": 1}},
-     "model 'vgg11' cannot take images of 32x32 pixels"),
+     "weights of model 'vgg11' depend on the size of its images"),
     ({"model": "attentive_a0", "progressive": {"size": 8, "epochs": 1}}, "resizes its images itself; leave 'progressive' out"),
     ({"model": "nasnet_4_1056"}, "has 2 outputs; what can be trained here has one"),
     ({"model": "inceptionv3"}, r"cannot take images of 16x16 pixels \(kernel size .*\); give another input size, 299"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, nd
+from mxnet import autograd
 from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
@@ -257,8 +257,12 @@ def _check_growing(recipe: Recipe, net: Block, classes: int, full: int) -> None:
         raise UserError(f"progressive.size {size} must be below the input size, {full} pixels")
     if isinstance(net, Network) and resolution_inside(net) is not None:
         raise UserError(f"a network of space '{net.arch.space}' resizes its images itself; leave 'progressive' out")
-    net.infer_shape(nd.zeros((1, 3, full, full)))
     check_output(net, recipe.model or "fixed network", classes, size)
+    symbol = net(mx.sym.var("data"))
+    small, large = (symbol.infer_shape(data=(2, 3, side, side))[0] for side in (size, full))
+    if any(name != "data" and a != b for name, a, b in zip(symbol.list_arguments(), small, large, strict=True)):
+        raise UserError(f"the weights of model '{recipe.model}' depend on the size of its images, which can therefore not grow; "
+                        "leave 'progressive' out")
 
 
 def _fixed_network(recipe: Recipe, classes: int, contexts: list) -> tuple[Block, Arch | None, int]:
