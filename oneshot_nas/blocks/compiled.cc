@@ -16,6 +16,7 @@
 
 #include <mxnet/lib_api.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -173,9 +174,10 @@ MXReturnValue inferType(const Attributes&, std::vector<int>* in, std::vector<int
   return MX_SUCCESS;
 }
 
-MXReturnValue depthwiseAttributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 2;
-  *outputs = 1;
+template <int kInputs, int kOutputs>
+MXReturnValue arity(const Attributes&, int* inputs, int* outputs) {
+  *inputs = kInputs;
+  *outputs = kOutputs;
   return MX_SUCCESS;
 }
 
@@ -221,12 +223,6 @@ MXReturnValue depthwiseBackward(const Attributes& attributes, std::vector<MXTens
     backward(g, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(), out->at(0).data<float>(),
              out->at(1).data<float>(), frozen != attributes.end() && frozen->second == "1");
   });
-}
-
-MXReturnValue halvesAttributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 1;
-  *outputs = 2;
-  return MX_SUCCESS;
 }
 
 MXReturnValue halvesShape(const Attributes&, std::vector<std::vector<unsigned>>* in, std::vector<std::vector<unsigned>>* out) {
@@ -339,25 +335,18 @@ inline void onVector(long start, long count, const Run& run) {
       [=](float* to, Vector value) { std::memcpy(to + start, &value, bytes); });
 }
 
-// Calls run(load, store) for every vector of `size` elements.
+// Calls run(load, store) for every vector of the elements from `start` to `end`.
 template <typename Run>
-inline void forVectors(long size, const Run& run) {
-  const long whole = size / kLanes * kLanes;
-  for (long i = 0; i < whole; i += kLanes) onVector(i, kLanes, run);
-  if (whole < size) onVector(whole, size - whole, run);
+inline void forVectors(long start, long end, const Run& run) {
+  for (; start + kLanes <= end; start += kLanes) onVector(start, kLanes, run);
+  if (start < end) onVector(start, end - start, run);
 }
 
-// The same by several threads.
+// The same for all of `size` elements, by several threads.
 template <typename Run>
 void forAllVectors(long size, const Run& run) {
-  const long chunks = (size + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(static)
-  for (long chunk = 0; chunk < chunks; ++chunk) {
-    const long start = chunk * kChunk, count = size - start < kChunk ? size - start : kChunk;
-    const long whole = count / kLanes * kLanes;
-    for (long i = 0; i < whole; i += kLanes) onVector(start + i, kLanes, run);
-    if (whole < count) onVector(start + whole, count - whole, run);
-  }
+  for (long start = 0; start < size; start += kChunk) forVectors(start, std::min(size, start + kChunk), run);
 }
 
 inline double total(Vector sums) {
@@ -378,11 +367,6 @@ MXReturnValue dispatchActivation(const Attributes& attributes, const Run& run) {
     MX_ERROR_MSG << "the compiled operators of oneshot_nas know none, relu, relu6, swish and hswish, not " << kind;
     return MX_FAIL;
   }
-  return MX_SUCCESS;
-}
-
-MXReturnValue oneToOneAttributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = *outputs = 1;
   return MX_SUCCESS;
 }
 
@@ -410,12 +394,6 @@ MXReturnValue activationBackward(const Attributes& attributes, std::vector<MXTen
   });
 }
 
-MXReturnValue scaleAttributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 2;
-  *outputs = 1;
-  return MX_SUCCESS;
-}
-
 MXReturnValue scaleShape(const Attributes&, std::vector<std::vector<unsigned>>* in, std::vector<std::vector<unsigned>>* out) {
   const std::vector<unsigned> x = in->at(0);
   if (x.size() != 4) {
@@ -435,7 +413,7 @@ MXReturnValue scaleForward(const Attributes&, std::vector<MXTensor>* in, std::ve
 #pragma omp parallel for schedule(static)
   for (long p = 0; p < planes; ++p) {
     const float value = gate[p];
-    for (long i = p * plane; i < (p + 1) * plane; ++i) y[i] = value * x[i];
+    forVectors(p * plane, (p + 1) * plane, [=](auto load, auto store) { store(y, value * load(x)); });
   }
   return MX_SUCCESS;
 }
@@ -448,21 +426,14 @@ MXReturnValue scaleBackward(const Attributes&, std::vector<MXTensor>* in, std::v
 #pragma omp parallel for schedule(static)
   for (long p = 0; p < planes; ++p) {
     Vector sums = {};
-    const long start = p * plane;
     const float value = gate[p];
-    forVectors(plane, [&](auto load, auto store) {
-      const Vector top = load(dy + start);
-      sums += top * load(x + start);
-      store(dx + start, value * top);
+    forVectors(p * plane, (p + 1) * plane, [&](auto load, auto store) {
+      const Vector top = load(dy);
+      sums += top * load(x);
+      store(dx, value * top);
     });
     dgate[p] = total(sums);
   }
-  return MX_SUCCESS;
-}
-
-MXReturnValue normAttributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 6;
-  *outputs = 3;
   return MX_SUCCESS;
 }
 
@@ -484,6 +455,12 @@ MXReturnValue normMutates(const Attributes&, std::vector<int>* indices) {
   return MX_SUCCESS;
 }
 
+// Calls run(start, end) for the elements of channel c in every image.
+template <typename Run>
+inline void forPlanes(long images, long channels, long c, long plane, const Run& run) {
+  for (long n = 0; n < images; ++n) run((n * channels + c) * plane, (n * channels + c + 1) * plane);
+}
+
 bool normalisesBatch(MXTensor& flag) { return std::abs(*flag.data<float>()) < 2.f; }
 
 // Inputs: data, gamma, beta, running mean, running variance, and what is below 2 in training. Outputs: the non-linearity of the
@@ -498,22 +475,18 @@ MXReturnValue normForward(const Attributes& attributes, std::vector<MXTensor>* i
   return dispatchActivation(attributes, [=](auto function) {
 #pragma omp parallel for schedule(static)
     for (long c = 0; c < channels; ++c) {
-      if (training) {
-        double sum = 0, squares = 0;
-        for (long n = 0; n < images; ++n) {
+      const auto average = [=](float fill, auto term) {
+        double sum = 0;
+        forPlanes(images, channels, c, plane, [&](long start, long end) {
           Vector sums = {};
-          const float* from = x + (n * channels + c) * plane;
-          forVectors(plane, [&](auto load, auto) { sums += load(from); });
+          forVectors(start, end, [&](auto load, auto) { sums += term(load(x, fill)); });
           sum += total(sums);
-        }
-        const float mean = sum / (images * plane);
-        for (long n = 0; n < images; ++n) {
-          Vector sums = {};
-          const float* from = x + (n * channels + c) * plane;
-          forVectors(plane, [&](auto load, auto) { const Vector rest = load(from, mean) - mean; sums += rest * rest; });
-          squares += total(sums);
-        }
-        const float variance = squares / (images * plane);
+        });
+        return static_cast<float>(sum / (images * plane));
+      };
+      if (training) {
+        const float mean = average(0.f, [](Vector value) { return value; });
+        const float variance = average(mean, [=](Vector value) { return (value - mean) * (value - mean); });
         means[c] = mean;
         deviations[c] = 1.f / std::sqrt(variance + eps);
         runningMean[c] = kept * runningMean[c] + (1.f - kept) * mean;
@@ -523,10 +496,9 @@ MXReturnValue normForward(const Attributes& attributes, std::vector<MXTensor>* i
         deviations[c] = 1.f / std::sqrt(runningVar[c] + eps);
       }
       const float scale = gamma[c] * deviations[c], mean = means[c], shift = beta[c];
-      for (long n = 0; n < images; ++n) {
-        const long start = (n * channels + c) * plane;
-        forVectors(plane, [=](auto load, auto store) { store(y + start, function.value((load(x + start) - mean) * scale + shift)); });
-      }
+      forPlanes(images, channels, c, plane, [=](long start, long end) {
+        forVectors(start, end, [=](auto load, auto store) { store(y, function.value((load(x) - mean) * scale + shift)); });
+      });
     }
   });
 }
@@ -543,28 +515,26 @@ MXReturnValue normBackward(const Attributes& attributes, std::vector<MXTensor>* 
     for (long c = 0; c < channels; ++c) {
       const float mean = means[c], deviation = deviations[c], scale = gamma[c] * deviation, shift = beta[c];
       double sum = 0, product = 0;
-      for (long n = 0; n < images; ++n) {
+      forPlanes(images, channels, c, plane, [&](long start, long end) {
         Vector sums = {}, products = {};
-        const long start = (n * channels + c) * plane;
-        forVectors(plane, [&](auto load, auto store) {
-          const Vector rest = load(x + start) - mean, inner = load(dy + start) * function.slope(rest * scale + shift);
+        forVectors(start, end, [&](auto load, auto store) {
+          const Vector rest = load(x) - mean, inner = load(dy) * function.slope(rest * scale + shift);
           sums += inner;
           products += inner * rest;
-          store(dx + start, inner);
+          store(dx, inner);
         });
         sum += total(sums);
         product += total(products);
-      }
+      });
       dgamma[c] = product * deviation;
       dbeta[c] = sum;
       const float less = training ? sum / (images * plane) : 0.f;
       const float slope = training ? product / (images * plane) * deviation * deviation : 0.f;
-      for (long n = 0; n < images; ++n) {
-        const long start = (n * channels + c) * plane;
-        forVectors(plane, [=](auto load, auto store) {
-          store(dx + start, scale * (load(dx + start) - less - (load(x + start) - mean) * slope));
+      forPlanes(images, channels, c, plane, [=](long start, long end) {
+        forVectors(start, end, [=](auto load, auto store) {
+          store(dx, scale * (load(dx) - less - (load(x) - mean) * slope));
         });
-      }
+      });
     }
   });
 }
@@ -574,14 +544,14 @@ MXReturnValue normBackward(const Attributes& attributes, std::vector<MXTensor>* 
 REGISTER_OP(oneshot_nas_activation)
     .setForward(activationForward, "cpu")
     .setBackward(activationBackward, "cpu")
-    .setParseAttrs(oneToOneAttributes)
+    .setParseAttrs(arity<1, 1>)
     .setInferType(inferType)
     .setInferShape(sameShape);
 
 REGISTER_OP(oneshot_nas_norm)
     .setForward(normForward, "cpu")
     .setBackward(normBackward, "cpu")
-    .setParseAttrs(normAttributes)
+    .setParseAttrs(arity<6, 3>)
     .setInferType(inferType)
     .setInferShape(normShape)
     .setMutateInputs(normMutates);
@@ -589,21 +559,21 @@ REGISTER_OP(oneshot_nas_norm)
 REGISTER_OP(oneshot_nas_scale)
     .setForward(scaleForward, "cpu")
     .setBackward(scaleBackward, "cpu")
-    .setParseAttrs(scaleAttributes)
+    .setParseAttrs(arity<2, 1>)
     .setInferType(inferType)
     .setInferShape(scaleShape);
 
 REGISTER_OP(oneshot_nas_depthwise)
     .setForward(depthwiseForward, "cpu")
     .setBackward(depthwiseBackward, "cpu")
-    .setParseAttrs(depthwiseAttributes)
+    .setParseAttrs(arity<2, 1>)
     .setInferType(inferType)
     .setInferShape(depthwiseShape);
 
 REGISTER_OP(oneshot_nas_halves)
     .setForward(halvesForward, "cpu")
     .setBackward(halvesBackward, "cpu")
-    .setParseAttrs(halvesAttributes)
+    .setParseAttrs(arity<1, 2>)
     .setInferType(inferType)
     .setInferShape(halvesShape);
 

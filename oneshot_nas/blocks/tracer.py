@@ -57,6 +57,8 @@ class Tracer:
         self.collected = collected
         self.shared = shared
         self.fast = fast
+        self.trains = fast and mode == "normal"  # operators that gain in the backward pass only
+        self.flag: Tensor = None  # see `_training_flag`
         self.momentum = momentum
         self.frozen = frozen
 
@@ -118,16 +120,12 @@ class Tracer:
                 value = self.F.reshape(flat, shape)
         return value
 
-    def _vector(self, name: str, nominal: int, physical: int) -> Tensor:
-        """Gamma or beta of a BatchNorm, zero in the padding."""
-        return self.weight(name, (physical,), (nominal,) if nominal < physical else None)
-
     def conv(self, x: Tensor, primitive: Conv, actual: Conv, weight: Tensor = None, bias: Tensor = None) -> Tensor:
         """Convolution at the physical widths; `weight` and `bias` replace the stored ones when given."""
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        if bias is None and self._trains_faster(actual):
+        if self._trains_faster(actual):
             frozen = int(f"{actual.name}.weight" in self.frozen)
             return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride, frozen=frozen)
         pad = actual.kernel // 2
@@ -138,31 +136,49 @@ class Tracer:
 
     def _trains_faster(self, actual: Primitive) -> bool:
         """Whether the compiled depthwise convolution takes its place; its forward pass alone would gain nothing."""
-        return (self.fast and self.mode == "normal" and isinstance(actual, Conv) and not actual.bias
+        return (self.trains and isinstance(actual, Conv) and not actual.bias
                 and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS)
 
     def _lean(self, chain: list[tuple[Primitive, Primitive]]) -> bool:
         """Whether every BatchNorm is compiled: oneDNN's is slow on what compiled activations leave, memory in MXNet's order."""
-        return self.fast and self.mode == "normal" and any(
+        return self.trains and any(
             isinstance(primitive, Activation) and primitive.kind in compiled.ACTIVATIONS for primitive, _ in chain)
 
     def _norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm, kind: str) -> Tensor:
         """BatchNorm and the non-linearity `kind` by the compiled operator.
 
-        A loaded operator is not told whether it trains, so it is given what MXNet's BatchNorm makes of 0 and 2e8: 1 in training,
-        otherwise about 2e8, since running statistics are far from such numbers. At momentum 1 they stay as they are.
-        MXNet moves running statistics in the backward pass, this operator in the forward pass. Nor is it told to add its
+        MXNet moves running statistics in the backward pass, this operator in the forward pass. It is not told to add its
         gradients up (grad_req 'add'), so it is given copies of gamma and beta, whose gradients MXNet adds.
         """
-        F, name, channels = self.F, primitive.name, actual.channels
-        gamma, beta = (F.identity(self._vector(f"{name}.{each}", primitive.channels, channels)) for each in ("gamma", "beta"))
-        statistics = [self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]]
+        gamma, beta, *statistics = self._arrays(primitive, actual)
+        if self.flag is None:
+            self.flag = self._training_flag(actual, statistics)
+        copies = self.F.identity(gamma), self.F.identity(beta)
+        return self.F.oneshot_nas_norm(
+            x, *copies, *statistics, self.flag, eps=primitive.eps, momentum=self._kept(primitive), kind=kind)[0]
+
+    def _training_flag(self, actual: BatchNorm, statistics: list[Tensor]) -> Tensor:
+        """What tells a loaded operator whether it trains, as MXNet does not: what MXNet's BatchNorm makes of 0 and 2e8.
+
+        It is 1 in training and otherwise about 2e8, since running statistics are far from such numbers. At momentum 1 they stay
+        as they are.
+        """
+        F, channels = self.F, actual.channels
         ones, zeros = F.ones(shape=(channels,)), F.zeros(shape=(channels,))
         pair = F.concat(F.zeros(shape=(1, channels, 1, 1)), F.full(shape=(1, channels, 1, 1), val=2e8), dim=0)
-        pair = F.BatchNorm(pair, ones, zeros, *statistics, eps=primitive.eps, momentum=1.0, fix_gamma=True)
-        flag = F.BlockGrad(F.slice(pair, begin=(1, 0, 0, 0), end=(2, 1, 1, 1)))
-        momentum = primitive.momentum if self.momentum is None else self.momentum
-        return F.oneshot_nas_norm(x, gamma, beta, *statistics, flag, eps=primitive.eps, momentum=momentum, kind=kind)[0]
+        pair = F.BatchNorm(pair, ones, zeros, *statistics, eps=actual.eps, momentum=1.0, fix_gamma=True)
+        return F.BlockGrad(F.slice(pair, begin=(1, 0, 0, 0), end=(2, 1, 1, 1)))
+
+    def _arrays(self, primitive: BatchNorm, actual: BatchNorm) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gamma and beta of a BatchNorm, zero in the padding, and its running mean and variance."""
+        name, narrower = primitive.name, primitive.channels < actual.channels
+        kept = (primitive.channels,) if narrower else None
+        gamma, beta = (self.weight(f"{name}.{each}", (actual.channels,), kept) for each in ("gamma", "beta"))
+        return gamma, beta, self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]
+
+    def _kept(self, primitive: BatchNorm) -> float:
+        """The share of the running statistics that a training step keeps."""
+        return primitive.momentum if self.momentum is None else self.momentum
 
     def drop(self, x: Tensor, rate: float, axes: tuple[int, ...]) -> Tensor:
         """Dropout in training, one decision for all of `axes`; calibration and inference leave `x` as it is."""
@@ -170,26 +186,21 @@ class Tracer:
 
     def batch_norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm) -> Tensor:
         """BatchNorm in the mode of this trace."""
-        F, name = self.F, primitive.name
-        gamma = self._vector(f"{name}.gamma", primitive.channels, actual.channels)
-        beta = self._vector(f"{name}.beta", primitive.channels, actual.channels)
-        mean, var = self.params[f"{name}.running_mean"], self.params[f"{name}.running_var"]
-        momentum = primitive.momentum if self.momentum is None else self.momentum
+        arrays, momentum = self._arrays(primitive, actual), self._kept(primitive)
         if self.mode != "observe":
-            return F.BatchNorm(x, gamma, beta, mean, var, eps=primitive.eps, momentum=momentum, fix_gamma=False)
-        out, batch_mean, inverse_std = F.BatchNorm(
-            x, gamma, beta, mean, var, eps=primitive.eps, momentum=momentum, fix_gamma=False, output_mean_var=True)
+            return self.F.BatchNorm(x, *arrays, eps=primitive.eps, momentum=momentum, fix_gamma=False)
+        out, batch_mean, inverse_std = self.F.BatchNorm(
+            x, *arrays, eps=primitive.eps, momentum=momentum, fix_gamma=False, output_mean_var=True)
         assert self.collected is not None
-        self.collected.append((name, batch_mean, inverse_std))
+        self.collected.append((primitive.name, batch_mean, inverse_std))
         return out
 
     def _folded(self, x: Tensor, conv: Conv, norm: BatchNorm, actual: BatchNorm) -> Tensor:
         """Convolution and BatchNorm at inference as one convolution with bias."""
-        F, name = self.F, norm.name
-        gamma = self._vector(f"{name}.gamma", norm.channels, actual.channels)
-        beta = self._vector(f"{name}.beta", norm.channels, actual.channels)
-        scale = gamma * F.rsqrt(self.params[f"{name}.running_var"] + norm.eps)
-        bias = beta - self.params[f"{name}.running_mean"] * scale
+        F = self.F
+        gamma, beta, mean, variance = self._arrays(norm, actual)
+        scale = gamma * F.rsqrt(variance + norm.eps)
+        bias = beta - mean * scale
         if conv.bias:
             bias = bias + self.weight(f"{conv.name}.bias", (conv.out_channels,)) * scale
         weight = F.broadcast_mul(self.weight(f"{conv.name}.weight", conv.weight_shape), F.reshape(scale, (-1, 1, 1, 1)))

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from oneshot_nas.arch import Arch
 from oneshot_nas.costs.analytic import Cost, cost
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.memory import keep_freed_memory
 from oneshot_nas.progress import track
 from oneshot_nas.search.batch import Proposal, countable
 from oneshot_nas.search.candidate import Candidate
@@ -204,6 +205,7 @@ def run_parallel(task: SearchTask, evaluate: Evaluate, history: History, workers
 
 def _worker(workers: Workers, task: SearchTask) -> None:
     """What a spawned process does. Exit code 0, 1 (its own failure) or 130 (interrupted)."""
+    keep_freed_memory()  # unlike the threads' variables, a process does not inherit it
     parent = multiprocessing.parent_process()
     name = multiprocessing.current_process().name
     try:

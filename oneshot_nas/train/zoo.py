@@ -110,13 +110,18 @@ def _gluoncv(name: str, arguments: dict[str, Any]) -> Block:
                         f"{type(error).__name__} {' '.join(str(error).split())[:120]}") from None
 
 
-def check_output(net: Block, name: str, classes: int, size: int) -> None:
-    """Raise UserError unless images (N, 3, size, size) become logits (N, classes); nothing is computed."""
+def check_output(net: Block, name: str, classes: int, size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights by name, inferred from images (N, 3, size, size); nothing is computed.
+
+    Raises: UserError unless such images become logits (N, classes).
+    """
     try:
         with redirect_stdout(io.StringIO()):  # MXNet prints the arguments when the shapes do not fit
             output = net(mx.sym.var("data"))
             outputs = len(output) if isinstance(output, list | tuple) else len(output.list_outputs())
-            shape = None if outputs != 1 else mx.sym.Group([output]).infer_shape(data=(2, 3, size, size))[1][0]
+            weights, shape = [], None
+            if outputs == 1:
+                weights, (shape,), _ = mx.sym.Group([output]).infer_shape(data=(2, 3, size, size))
     except Exception as error:
         reason = str(error).strip().splitlines()[-1].rpartition(": ")[2][:100]
         raise UserError(f"model '{name}' cannot take images of {size}x{size} pixels ({reason}); give another input size, "
@@ -125,6 +130,7 @@ def check_output(net: Block, name: str, classes: int, size: int) -> None:
         raise UserError(f"model '{name}' has {outputs} outputs; what can be trained here has one, of shape (images, classes)")
     if shape != (2, classes):
         raise UserError(f"model '{name}' is no classifier: for 2 images of {size}x{size} it gives {shape}, not (2, {classes})")
+    return {key: shape for key, shape in zip(output.list_arguments(), weights, strict=True) if key != "data"}
 
 
 def _copy_common(source: Block, target: Block, contexts: list) -> None:
