@@ -349,6 +349,24 @@ def test_control_c_while_working(tmp_path):
     assert process.returncode == 130 and err == "interrupted\n"
 
 
+class Freed:
+    """As MXNet's arrays, something with a finaliser; Ctrl-C arrives in this one."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # Python looks for signals here at the latest
+
+
+def test_control_c_in_a_finaliser_is_not_lost(capfd):
+    def work():
+        Freed()
+        time.sleep(20)
+
+    start = time.monotonic()
+    assert exit_code(work) == 130 and time.monotonic() - start < 10
+    assert capfd.readouterr().err == "interrupted\n"
+
+
 def test_convert_there_and_back(call, tmp_path):
     import numpy as np
 

@@ -10,7 +10,7 @@ import oneshot_nas
 ROOT = Path(oneshot_nas.__file__).parent
 LAYERS = [
     ("__init__", "arch", "plan", "ops", "primitives", "config", "sections", "spacefile", "errors", "files", "later", "progress",
-     "shell", "memory", "threads", "values"),
+     "shell", "interrupts", "memory", "threads", "values"),
     ("spaces", "costs", "search"),
     ("blocks", "nets"),
     ("data", "train", "indicators", "export", "plots", "model_zoo", "doctor"),

@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.interrupts import kept_interrupts
 from oneshot_nas.memory import keep_freed_memory
 from oneshot_nas.threads import configure_threads
 
@@ -109,7 +110,8 @@ def exit_code(work: Callable[[], None]) -> int:
     The environment variable ONESHOT_NAS_TRACEBACK=1 shows where it happened as well.
     """
     try:
-        work()
+        with kept_interrupts():
+            work()
         sys.stdout.flush()
         return 0
     except typer.Exit as done:

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from oneshot_nas.arch import Arch
 from oneshot_nas.costs.analytic import Cost, cost
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.interrupts import kept_interrupts
 from oneshot_nas.memory import keep_freed_memory
 from oneshot_nas.progress import track
 from oneshot_nas.search.batch import Proposal, countable
@@ -209,8 +210,9 @@ def _worker(workers: Workers, task: SearchTask) -> None:
     parent = multiprocessing.parent_process()
     name = multiprocessing.current_process().name
     try:
-        history = start_history(task, workers.url, workers.study, workers.one_machine)
-        run_search(task, workers.make_evaluate(), history, progress=False, wanted=lambda: parent is None or parent.is_alive())
+        with kept_interrupts():
+            history = start_history(task, workers.url, workers.study, workers.one_machine)
+            run_search(task, workers.make_evaluate(), history, progress=False, wanted=lambda: parent is None or parent.is_alive())
     except Stopped:
         pass
     except KeyboardInterrupt:
