@@ -99,8 +99,9 @@ class Recipe(Section):
             raise ValueError("dtype float16 needs device gpu: MXNet has no half-precision convolution on the CPU")
         if self.batch_size % self.contexts:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.contexts} contexts")
-        if self.start is not None and self.start.epoch >= self.epochs:
-            raise ValueError(f"'start.epoch' {self.start.epoch} leaves nothing of {self.epochs} epochs to train")
+        if self.start is not None and self.start.epoch > self.epochs:
+            raise ValueError(f"'start.epoch' {self.start.epoch} is beyond the recipe's {self.epochs} epochs; {self.epochs} takes "
+                             "finished weights over")
         if self.start is not None and self.start.supernet is not None and self.arch is None:
             raise ValueError("'start.supernet' is for a network with 'arch' (--arch ARCH.json)")
         if self.sampler.sandwich is not None and self.loss.teacher is not None:

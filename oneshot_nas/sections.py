@@ -172,7 +172,8 @@ class Records(Section):
 class Start(Section):
     """Where training starts instead of at random weights: weights, optimizer state (plain arrays), epochs already done.
 
-    `supernet` is a supernet's run folder: a fixed network starts with its share of those weights, recalibrated.
+    `supernet` is a supernet's run folder: a fixed network starts with its share of those weights, recalibrated. `epoch` equal to
+    the recipe's epochs takes finished weights over: they are validated and become a run that can be searched or exported.
     """
 
     weights: str | None = None

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import random
+import shlex
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from mxnet import nd
 
 from oneshot_nas.arch import get_space
 from oneshot_nas.cli.main import run
+from oneshot_nas.config import read_recipe
+from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
 from oneshot_nas.export.attentivenas import from_official, subnet, to_official
 from oneshot_nas.export.convert import check_target, read_network, write_network
@@ -317,5 +322,12 @@ def test_the_command_line(state, params, tmp_path, capsys):
     capsys.readouterr()
     assert run([*back, "--arch", str(tmp_path / "a0.json")]) == 2 and "one subnet cannot fill" in capsys.readouterr().err
     assert run([*common, "--out", str(fixed)]) == 2 and "give its space with --space NAME" in capsys.readouterr().err
+    told = [*common[:-1], "--space", "attentive_mobilenet", "--out", str(supernet)]
+    assert run(told) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[1].removeprefix("next: "), comments=True)
+    recipe = read_recipe(words[3], [word for before, word in pairwise(words) if before == "--set"])
+    assert (recipe.start.weights, recipe.start.epoch) == (str(supernet), recipe.epochs)
+    prepared = Preprocessing(224, 0.875, recipe.mean, recipe.std, "linear", recipe.channels)
+    assert prepared == Preprocessing.from_json(json.loads(Path(f"{supernet}.json").read_text())["preprocessing"])
     stray = ["--arch", str(tmp_path / "a0.json"), "--option", "classes=10", "--out", str(fixed)]
     assert run([*common, *stray]) == 2 and "--option belongs to --space" in capsys.readouterr().err

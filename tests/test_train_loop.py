@@ -18,6 +18,7 @@ from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.losses import CrossEntropy
+from oneshot_nas.train.runs import load_fixed, load_supernet
 from oneshot_nas.train.step import mix, run_step, targets, trainer_of
 from oneshot_nas.train.zoo import zoo_network
 
@@ -284,6 +285,34 @@ def test_start_weights_are_what_training_begins_with(data, tmp_path):
             assert np.array_equal(array.asnumpy(), found.asnumpy())
 
 
+@pytest.mark.parametrize("make", [tiny.gluoncv, tiny.narrow_supernet])
+def test_finished_weights_become_a_run_like_any_other(make, data, tmp_path):
+    trained = train(make(data, seed=1), tmp_path / "elsewhere", quiet)
+    weights = checkpoint.latest_weights(tmp_path / "elsewhere/checkpoint")
+    recipe = make(data, seed=1, start={"weights": str(weights), "epoch": 2})
+    figures = {name: value for name, value in trained.items() if name.startswith("val_")}
+    for _ in range(2):  # again: nothing is done twice
+        assert train(recipe, tmp_path / "run", quiet) == {"epoch": 2, **figures}
+        assert len(lines(tmp_path / "run")) == 1
+    found = nd.load(str(checkpoint.latest_weights(tmp_path / "run/checkpoint")))
+    assert all(np.array_equal(array.asnumpy(), found[name].asnumpy()) for name, array in nd.load(str(weights)).items())
+    if make is tiny.gluoncv:
+        assert load_fixed(tmp_path / "run").preprocessing == load_fixed(tmp_path / "elsewhere").preprocessing
+    else:
+        ours, theirs = load_supernet(tmp_path / "run"), load_supernet(tmp_path / "elsewhere")
+        assert (ours.holdout, ours.about["space"]) == (theirs.holdout, theirs.about["space"])
+
+
+def test_weights_for_images_of_another_kind_are_told(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1), tmp_path / "first", quiet)
+    start = {"weights": str(checkpoint.latest_weights(tmp_path / "first/checkpoint")), "epoch": 1}
+    log: list[str] = []
+    train(tiny.gluoncv(data, epochs=1, start=start), tmp_path / "same", log.append)
+    assert not [line for line in log if line.startswith("warning: ")]
+    train(tiny.gluoncv(data, epochs=1, start=start, channels="BGR"), tmp_path / "other", log.append)
+    assert [line.count("'channels'") for line in log if line.startswith(f"warning: {start['weights']} belongs to")] == [2]
+
+
 # --- what goes wrong ---
 
 
@@ -353,7 +382,7 @@ def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch)
     ({"seed": 2**31}, "'seed'"),
     ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
     ({"dtype": "float16"}, "needs device gpu"),
-    ({"start": {"weights": "a", "epoch": 2}}, "leaves nothing of 2 epochs"),
+    ({"start": {"weights": "a", "epoch": 3}}, "'start.epoch' 3 is beyond the recipe's 2 epochs; 2 takes finished"),
     ({"epoch_share": 0}, "'epoch_share'"),
     ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),
     ({"allowed": {"block": ["shuffle3"]}}, "'allowed' narrows the space of a supernet"),

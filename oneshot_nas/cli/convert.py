@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from oneshot_nas import shell
 from oneshot_nas.arch import get_space, parse_options, read_arch_file
+from oneshot_nas.config import read_recipe
 from oneshot_nas.errors import UserError
 from oneshot_nas.export import convert
 from oneshot_nas.export.state import read_state, write_state
@@ -58,3 +60,14 @@ def command(
         typer.echo(json.dumps({"out": str(out), "arrays": len(arrays), "note": note}))
     else:
         typer.echo(f"wrote {out}: {len(arrays)} arrays; {note}")
+        if source is not None and (chosen is None or not convert.FORMATS[name].supernet):
+            typer.echo(f"next: {_as_a_run(name, out, arch, option or [])}  # validates them, makes a run to search or to export")
+
+
+def _as_a_run(name: str, weights: Path, arch: Path | None, options: list[str]) -> str:
+    """The command that makes a run folder of converted weights: training with all its epochs done."""
+    recipe = shell.recipe(convert.FORMATS[name].recipe)
+    settings = ["data=DATA", *(f"options.{text}" for text in options), f"start.weights={weights}",
+                f"start.epoch={read_recipe(recipe, ['data=DATA']).epochs}"]
+    words = ["--recipe", recipe, *(["--arch", str(arch)] if arch else []), *(w for text in settings for w in ("--set", text))]
+    return shell.command("train", *words, "--out", weights.with_suffix(""))

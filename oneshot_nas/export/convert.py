@@ -25,7 +25,8 @@ class Format:
     """How weights of one release become ours: renaming from and to, what its networks are fed, what the user must know.
 
     A `supernet` format renames (arrays, space); the others rename (arrays, architecture). `note` is told on the way here,
-    `made_up` on the way back: what of the release's arrays has no counterpart in ours.
+    `made_up` on the way back: what of the release's arrays has no counterpart in ours. `recipe`, one of those that come with
+    the toolkit, prepares images as the release does.
     """
 
     supernet: bool
@@ -33,16 +34,19 @@ class Format:
     renamed_to: Callable[[Arrays, Any], dict[str, np.ndarray]]
     preprocessing: dict[str, Any]
     note: str
+    recipe: str
     made_up: str = "num_batches_tracked is 0 everywhere"
 
 
 FORMATS = {
     "megvii-spos": Format(
         False, megvii.from_megvii, megvii.to_megvii, megvii.PREPROCESSING,
-        "the network expects BGR images with values 0 to 255, not normalised (recorded beside the file)"),
+        "the network expects BGR images with values 0 to 255, not normalised (recorded beside the file)",
+        "spos_retrain"),
     "attentivenas": Format(
         True, attentivenas.from_official, attentivenas.to_official, attentivenas.PREPROCESSING,
         "its running statistics are those of the release, which are meaningless: recalibrate before use",
+        "attentivenas_supernet",
         "num_batches_tracked and the 1x1 shortcuts that the official code never runs are 0 everywhere"),
 }
 

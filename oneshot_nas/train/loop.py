@@ -72,6 +72,10 @@ def _warn_of_enlarging(source: Source, full: int, log: Log) -> None:
             "that is not meant, give the network (--arch ARCH.json) or --set options.input_size")
 
 
+def _figures(line: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {value:.4f}" for key, value in line.items() if isinstance(value, float))
+
+
 @dataclass
 class _Loop:
     recipe: Recipe
@@ -103,7 +107,7 @@ class _Loop:
         sandwich = recipe.sampler.sandwich
         self.distil = None if sandwich is None else distillation(sandwich.distil)
         saved = checkpoint.load_checkpoint(self.run_folder.checkpoint, job.net, self.trainer, job.contexts)
-        self.position = saved or begin(recipe.start, job, self.trainer, self.steps)
+        self.position = saved or begin(recipe.start, job, self.trainer, self.steps, self.log)
         if self.position.epoch and len(job.contexts) > 1:  # the kvstore copies device 0 to the others at its first use: now, when
             self.trainer.allreduce_grads()  # they are equal, not after the first step, when running statistics differ
         job.refresh()
@@ -148,6 +152,8 @@ class _Loop:
             checkpoint.save_initial(folder.initial, job.net, job.about)
         self._describe(done)
         line = (kept_metrics(folder.metrics, done) or [{}])[-1]
+        if not line and done >= recipe.epochs:
+            line = self._take_over(done)
         with tensorboard(folder.path / "tensorboard", done) as scalars:
             for epoch in range(done, self.end):
                 line = self._epoch(epoch)
@@ -159,6 +165,15 @@ class _Loop:
                     self._describe(epoch + 1)
         write_json(folder.result, "training-result",
                    {"epochs": recipe.epochs, "last": line, "best": self.best, "summary": self.summary})
+        return line
+
+    def _take_over(self, epoch: int) -> dict[str, Any]:
+        """Make finished weights (`start`) the result of this run; returns the line of metrics.jsonl."""
+        line: dict[str, Any] = {"epoch": epoch, **{f"val_{name}": value for name, value in self.job.validate().items()}}
+        self._keep_best(line)
+        append_metrics(self.run_folder.metrics, line)
+        self._save(epoch)
+        self.log("weights taken over  " + _figures(line))
         return line
 
     def _save(self, epoch: int) -> None:
@@ -241,8 +256,7 @@ class _Loop:
                 line |= {f"val_{name}": value for name, value in job.validate().items()}
         line["timing"] = {"images_per_second": tally.images / seconds, "data_wait": waiting.share, "seconds": seconds,
                           "validate_seconds": time.monotonic() - start - seconds}
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in line.items() if isinstance(v, float))
-        self.log(f"epoch {epoch + 1}/{recipe.epochs}  {shown}  {tally.images / seconds:.0f} images/s  "
+        self.log(f"epoch {epoch + 1}/{recipe.epochs}  {_figures(line)}  {tally.images / seconds:.0f} images/s  "
                  f"data wait {waiting.share:.1%}")
         return line
 

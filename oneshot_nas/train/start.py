@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from mxnet.gluon import Trainer
 
+from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
+from oneshot_nas.files import read_json
 from oneshot_nas.indicators.accuracy import load_evaluator
 from oneshot_nas.nets.inherit import inherit
 from oneshot_nas.nets.recalibrate import recalibrate
 from oneshot_nas.sections import Start
 from oneshot_nas.train.checkpoint import Position, load_optimizer, load_weights
 from oneshot_nas.train.job import Job
+from oneshot_nas.train.report import Log
 from oneshot_nas.train.runs import load_supernet
 
 
-def begin(start: Start | None, job: Job, trainer: Trainer, steps: int) -> Position:
-    """Give `job` the weights that `start` names; `steps` are those of an epoch. Raises: UserError for what does not fit."""
+def begin(start: Start | None, job: Job, trainer: Trainer, steps: int, say: Log) -> Position:
+    """Give `job` the weights that `start` names; `steps` are those of an epoch. Raises: UserError for what does not fit.
+
+    `say` is told when the weights are used to other images than this run gives them.
+    """
     if start is None:
         return Position(0, {})
     if start.supernet is not None:
@@ -25,6 +32,11 @@ def begin(start: Start | None, job: Job, trainer: Trainer, steps: int) -> Positi
         return Position(0, {})
     assert start.weights is not None
     load_weights(job.net, start.weights, job.contexts)
+    with suppress(UserError, KeyError, TypeError):  # no description, or not ours: nothing is known
+        prepared = Preprocessing.from_json(read_json(f"{start.weights}.json", "network")["preprocessing"])
+        if prepared != job.preprocessing:
+            say(f"warning: {start.weights} belongs to images prepared as {prepared.to_json()}, this run prepares them as "
+                f"{job.preprocessing.to_json()}")
     if start.optimizer is not None:
         load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts, start.epoch * steps)
     return Position(start.epoch, {})
