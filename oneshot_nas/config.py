@@ -97,6 +97,8 @@ class Recipe(Section):
             read_arch(self.arch)
         if self.dtype == "float16" and self.device == "cpu":
             raise ValueError("dtype float16 needs device gpu: MXNet has no half-precision convolution on the CPU")
+        if self.dtype == "float16" and self.space is not None:
+            raise ValueError("dtype float16 is for a fixed network (--arch ARCH.json, or 'model'); a supernet trains in float32")
         if self.batch_size % self.contexts:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.contexts} contexts")
         if self.start is not None and self.start.epoch > self.epochs:

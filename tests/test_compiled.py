@@ -1,5 +1,8 @@
 """The compiled operators: MXNet's functions and gradients; without a compiler nothing changes but the speed."""
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -202,6 +205,16 @@ def test_without_a_compiler_mxnets_operators_are_used(monkeypatch, tmp_path, cap
     compiled.available.cache_clear()
     assert compiled.available() is False
     assert "using MXNet's own operators" in capsys.readouterr().err
+    for cache in ("/dev/null", "/proc/1/fd/none"):  # a file where a folder should be, a place that nobody may use
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        compiled.available.cache_clear()
+        assert compiled.available() is False
+        assert "using MXNet's own" in capsys.readouterr().err
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    compiled.available.cache_clear()
+    assert compiled.available() is False
+    assert "no faster operators (Could not determine home" in capsys.readouterr().err
     monkeypatch.setenv("ONESHOT_NAS_PLAIN", "1")
     compiled.available.cache_clear()
     assert compiled.available() is False

@@ -223,3 +223,22 @@ def test_export_and_reload_give_the_same_output(supernet, tmp_path):
     net, x = inherit(supernet, arch), images()
     again = read_back_symbol(export_symbol(net, tmp_path, "net", x.shape))
     assert distance(again(x), net(x)) < TOLERANCE
+
+
+def test_float16_reaches_every_operator_but_the_arrays_of_batch_norm(space):
+    """MXNet has no half-precision convolution on the CPU, but its type inference says what a GPU would be given."""
+    net = fixed_network(space.sample(random.Random(5)))
+    net.initialize()
+    randomise(net)
+    kept = {name: array.data().asnumpy() for name, array in net.collect_params().items() if array.dtype == np.float32}
+    net.cast("float16")
+    graph = net(mx.sym.var("data"))
+    inputs, outputs, statistics = graph.infer_type(data="float16")
+    types = dict(zip(graph.list_arguments(), inputs, strict=True))
+    assert outputs == [np.float16] and set(statistics) == {np.float32}
+    assert {name for name, kind in types.items() if kind == np.float32} == {
+        name for name in types if name.endswith(("gamma", "beta"))}
+    net.cast("float32")
+    for name, parameter in net.collect_params().items():
+        if name.endswith(("gamma", "beta", "mean", "var")):
+            assert np.array_equal(parameter.data().asnumpy(), kept[name]), name

@@ -16,7 +16,7 @@ from oneshot_nas.costs.analytic import Cost, cost
 from oneshot_nas.costs.chain import chain
 from oneshot_nas.costs.draw import count_within, distribution
 from oneshot_nas.costs.exact import Scored, best_within, score_front
-from oneshot_nas.costs.labels import Problem, best_labels, front_labels, resource
+from oneshot_nas.costs.labels import START, Problem, best_labels, front_labels, reaches, resource
 from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_limits, sample_within
 from oneshot_nas.costs.table import CostTable, UnitTable, cost_table, reachable
 from oneshot_nas.errors import UserError, WorkError
@@ -218,9 +218,20 @@ def test_a_gap_between_costs_is_named(monkeypatch):
     with pytest.raises(UserError, match="meets FLOPs .*a gap"):
         best_within(SMALL["apart"], flat, gap)
     monkeypatch.setattr(limits, "DRAWS", 500)
+    monkeypatch.setattr(limits, "check_reachable", lambda *_: None)  # as if its bounds did not prove it
     least, most = reachable(cost_table(SPOS))
     with pytest.raises(UserError, match=r"none of [\d,]+ draws from 'spos_shufflenet' met"):
         sample_within(SPOS, Limits(flops=(0, least[0] * 1.001), params=(most[1] * 0.9, 1e9)), np.random.default_rng(0), 1)
+
+
+@pytest.mark.parametrize("name", ["flops", "params"])
+def test_both_ends_of_a_large_space_can_be_drawn(name):
+    """At the top a handful of architectures stand beside 10^32 others: float64 must not swallow them."""
+    for space in (SPOS, ATTENTIVE, BNNAS):
+        ends = dict(zip(("flops", "params"), reachable(cost_table(space)), strict=True))[name]
+        for end in ends:
+            arch = sample_within(space, Limits(**{name: (end, end)}), np.random.default_rng(0), 3)[-1]
+            assert getattr(cost(arch), name) == end
 
 
 def test_bounds_are_exact_where_units_share_decisions():
@@ -347,11 +358,42 @@ def test_limits_that_cannot_be_met_name_the_minimum():
         best_within(BNNAS, scores, Limits(flops=(0, 330e6)))
     with pytest.raises(UserError, match="reachable is 391.7M"):
         score_front(BNNAS, scores, (0, 330e6))
-    with pytest.raises(UserError, match=r"meets FLOPs 0:400M and params 7M:inf; with these params the FLOPs are [\d.]+M:847.9M"):
+    with pytest.raises(UserError, match=r"meets FLOPs 0:400M and params 7M:inf: with these params it has at least [\d.]+M FLOPs"):
         best_within(BNNAS, scores, Limits(flops=(0, 400e6), params=(7e6, float("inf"))))
     for top in (0, 10**6):
         with pytest.raises(UserError, match="top must be from 1 to"):
             best_within(BNNAS, scores, top=top)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@settings(max_examples=30, deadline=None)
+@given(ends=st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_what_is_said_to_be_out_of_reach_is(name, ends):
+    """Limits on both costs: whatever the bounds refuse, no architecture meets, and the figure that is named holds."""
+    _, flops, params = everything(SMALL[name])
+    bounds = [tuple(np.quantile(costs, sorted(pair)).tolist()) for costs, pair in ((flops, ends[:2]), (params, ends[2:]))]
+    wanted = Limits(*bounds)
+    inside = wanted.inside(flops, params)
+    try:
+        check_reachable(SMALL[name], wanted)
+    except UserError:
+        assert not inside.any()
+    table = cost_table(SMALL[name])
+    for reach in reaches(*limits.resources(table, wanted)):
+        own, other, (low, high) = (flops, params, bounds[1]) if reach.name == "flops" else (params, flops, bounds[0])
+        left = own[(other >= low) & (other <= high)]
+        end = float(reach.of(0, START)[0]) + getattr(table.fixed, reach.name)
+        assert not len(left) or (end >= left.max() if reach.sign > 0 else end <= left.min())
+
+
+def test_limits_that_contradict_each_other_are_refused_at_once():
+    scores = {"block": np.random.default_rng(0).random((20, 4))}
+    with pytest.raises(UserError, match="FLOPs 290M:330M and params 0:2.15M: with these params it has at most 251.8M FLOPs"):
+        best_within(SPOS, scores, Limits((290e6, 330e6), (0, 2.15e6)))
+    with pytest.raises(UserError, match="at most 251.8M FLOPs"):
+        sample_within(SPOS, Limits((290e6, 330e6), (0, 2.15e6)), np.random.default_rng(0), 1)
+    best = best_within(SPOS, scores, Limits((290e6, 330e6), (0, 2.195e6)))[0]  # just possible: bounds, not luck, find it
+    assert best.cost.flops >= 290e6 and best.cost.params <= 2.195e6
 
 
 def test_what_takes_too_much_memory_is_said(monkeypatch):

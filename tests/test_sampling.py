@@ -207,6 +207,11 @@ def test_what_cannot_be_sampled_is_said_before_training(config, words):
         make_sampler(SPACE, config, 0)
 
 
+def test_only_operators_called_block_are_averaged():
+    with pytest.raises(UserError, match="average_blocks averages the operators of choice .block.; space .proxyless_gpu. has"):
+        make_sampler(get_space("proxyless_gpu"), Sampler(average_blocks=True), 0)
+
+
 @given(least=st.floats(0.2, 2.0), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 500), step=st.integers(0, 10**6))
 def test_no_scale_below_the_least_is_ever_drawn(least, seed, epoch, step):
     config = Sampler(least_scale=least, warmup="oneshot")
@@ -274,7 +279,7 @@ def test_limits_hold_and_those_that_nothing_meets_are_an_error():
     inside = Sampler(name="flops", bins=5, flops="300M:400M", params=":12M")
     for arch in draws(make_sampler(ELASTIC, inside, 3), 1, 50):
         assert 300e6 <= flops_of(arch) <= 400e6 and cost(arch).params <= 12e6
-    with pytest.raises(UserError, match="none of 100,000 draws from 'attentive_mobilenet' met .*; the smallest network has 203"):
+    with pytest.raises(UserError, match="meets FLOPs 1.8G:1.9G and params 0:9.5M: with these params it has at most 1.115G FLOPs"):
         make_sampler(ELASTIC, Sampler(name="flops", flops="1800M:1900M", params=":9.5M"), 0)
 
 

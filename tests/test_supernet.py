@@ -244,6 +244,19 @@ def test_mean_of_blocks_averages_every_operator():
     assert np.allclose(net.mean_of_blocks(x, arch).asnumpy(), out.asnumpy(), atol=1e-5)
 
 
+def test_mean_of_blocks_reaches_all_that_is_left_of_a_narrowed_space():
+    allowed = [["shuffle3"], ["shuffle3", "shuffle5", "xception"], *([["xception"]] * 18)]
+    space = SPACE.restrict({"block": allowed})
+    net = Supernet(space)
+    net.initialize()
+    with autograd.record():
+        total = net.mean_of_blocks(images()[0], space.sample(random.Random(2))).sum()
+    total.backward()
+    for name, values in zip(("stage1.block1", "stage1.block2", "stage1.block3"), allowed, strict=False):
+        for block in values:
+            assert net.owner(f"{name}.{block}").parameter("pw1.weight").grad().norm().asscalar() > 0, (name, block)
+
+
 def test_a_selector_averages_its_candidates_and_leaves_the_weights_as_they_were():
     net, x = made(), nd.array(np.random.default_rng(0).normal(size=(2, 32, 8, 8)))
     selector = dict(net._children)["stage1.block2"]

@@ -382,6 +382,7 @@ def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch)
     ({"seed": 2**31}, "'seed'"),
     ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
     ({"dtype": "float16"}, "needs device gpu"),
+    ({"dtype": "float16", "device": "gpu", "model": None, "space": "spos_shufflenet", "options": {}}, "is for a fixed network"),
     ({"start": {"weights": "a", "epoch": 3}}, "'start.epoch' 3 is beyond the recipe's 2 epochs; 2 takes finished"),
     ({"epoch_share": 0}, "'epoch_share'"),
     ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),

@@ -36,6 +36,7 @@ class OpBlock(HybridBlock):
         self.op = op
         self.fast = False  # see Tracer; set before the block is hybridized, for training on the CPU only
         self.momentum: float | None = None  # of running statistics instead of the op's; set before the block is hybridized
+        self.dtype = "float32"  # of what it computes, see `cast`
         object.__setattr__(self, "owner", owner)  # not a child: Gluon must not see it
         self.shared = shared or owner is not None  # whether views slice these weights
         stored = op if owner is None else owner.op
@@ -65,6 +66,16 @@ class OpBlock(HybridBlock):
     def _adopt(self, key: str, parameter: Parameter) -> None:
         self.params._params[parameter.name] = parameter  # Gluon asks this dictionary for the inputs of a hybridized graph
         setattr(self, key, parameter)
+
+    def cast(self, dtype: str) -> None:
+        """Compute in `dtype`; BatchNorm's arrays stay float32, as MXNet's operator wants them."""
+        self._clear_cached_op()
+        norms = [part for part in self.op.chain() if isinstance(part, BatchNorm)]
+        kept = {key for norm in norms for key in (*norm.parameters(), *norm.statistics())}
+        for key, parameter in self._reg_params.items():
+            if key not in kept:
+                parameter.cast(dtype)
+        self.dtype = dtype
 
     def parameter(self, key: str) -> Parameter:
         """The parameter of that name inside the layer, such as 'pw1.weight'."""
@@ -131,7 +142,7 @@ class OpBlock(HybridBlock):
         if params is None:
             params = {key: p.var() if F is mx.sym else p.data(x.context) for key, p in self._reg_params.items()}
         tracer = Tracer(F, self.op, self.physical, self.stored_shapes, params, mode, collected, self.shared, fast,
-                        self.momentum, [key for key, p in self._reg_params.items() if p.grad_req == "null"])
+                        self.momentum, [key for key, p in self._reg_params.items() if p.grad_req == "null"], self.dtype)
         return JOINS[type(self.op)](tracer, self.op, x)
 
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,13 +35,13 @@ def available() -> bool:
     if os.environ.get("ONESHOT_NAS_PLAIN") == "1":
         return False
     compiler = shutil.which(os.environ.get("CXX", "c++"))
-    library = _library()
-    if not library.exists() and (compiler is None or not _build(compiler, library)):
-        return False
     try:
+        library = _library()
+        if not library.exists() and (compiler is None or not _build(compiler, library)):
+            return False
         mx.library.load(str(library), verbose=False)
-    except (OSError, mx.base.MXNetError) as error:
-        print(f"note: {library} cannot be loaded ({str(error).splitlines()[0]}); using MXNet's own operators", file=sys.stderr)
+    except (OSError, RuntimeError) as error:  # no home, a cache that cannot be read, a broken library
+        print(f"note: no faster operators ({str(error).splitlines()[0]}); using MXNet's own", file=sys.stderr)
         return False
     return True
 
@@ -85,5 +86,6 @@ def _build(compiler: str, library: Path) -> bool:
         print(f"note: it could not be built ({reason}); using MXNet's own operators", file=sys.stderr)
         return False
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a path through a file, for one
+            temporary.unlink()
     return True

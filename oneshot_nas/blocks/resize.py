@@ -11,11 +11,13 @@ from typing import Any
 A = -0.75  # of Keys' kernel, as PyTorch and OpenCV have it
 
 
-def resize(F: Any, x: Any, source: int, size: int) -> Any:
-    """x (N, C, source, source) resized to (N, C, size, size); at least 3 pixels a side."""
+def resize(F: Any, x: Any, source: int, size: int, dtype: str = "float32") -> Any:
+    """x (N, C, source, source) of `dtype` resized to (N, C, size, size); at least 3 pixels a side."""
     if source == size:
         return F.identity(x)
     matrix = _matrix(F, source, size)
+    if dtype != "float32":
+        matrix = F.cast(matrix, dtype)
     across = F.transpose(F.dot(x, matrix), axes=(0, 1, 3, 2))
     return F.transpose(F.dot(across, matrix), axes=(0, 1, 3, 2))
 

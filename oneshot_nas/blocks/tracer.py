@@ -39,7 +39,7 @@ class Tracer:
     name -> full weights of shapes `stored`. Padding is exact: gamma and beta of padded channels are zero. `fast` trades
     operators for those of `oneshot_nas.blocks.compiled`, which cannot be exported.
     `momentum` replaces that of every BatchNorm: the share of the running statistics that a training step keeps. Of `frozen`
-    weights the compiled operator computes no gradient; MXNet's own know by themselves.
+    weights the compiled operator computes no gradient; MXNet's own know by themselves. `dtype` is that of the images.
 
     `shared` says that other views slice these weights too. MXNet's convolution reorders the weight it is given in place at
     inference, and slicing a reordered depthwise weight kills the process (SIGFPE), so it is given a copy then.
@@ -47,7 +47,7 @@ class Tracer:
 
     def __init__(self, F: Any, nominal: Op, physical: Op, stored: dict[str, tuple[int, ...]], params: dict[str, Tensor],
                  mode: str = "normal", collected: list | None = None, shared: bool = False, fast: bool = False,
-                 momentum: float | None = None, frozen: Collection[str] = ()) -> None:
+                 momentum: float | None = None, frozen: Collection[str] = (), dtype: str = "float32") -> None:
         self.F = F
         self.nominal = {branch.name: branch for branch in nominal.branches()}
         self.physical = {branch.name: branch for branch in physical.branches()}
@@ -61,6 +61,7 @@ class Tracer:
         self.flag: Tensor = None  # see `_training_flag`
         self.momentum = momentum
         self.frozen = frozen
+        self.dtype = dtype
 
     def run(self, branch: str, x: Tensor) -> Tensor:
         """Apply the chain of that branch."""
@@ -252,7 +253,7 @@ def _dropout(tracer: Tracer, x: Tensor, primitive: Dropout, actual: Dropout) -> 
 
 
 def _resize(tracer: Tracer, x: Tensor, primitive: Resize, actual: Resize) -> Tensor:
-    return resize(tracer.F, x, primitive.source, primitive.size)
+    return resize(tracer.F, x, primitive.source, primitive.size, tracer.dtype)
 
 
 def _squeeze_excite(tracer: Tracer, x: Tensor, primitive: SqueezeExcite, actual: SqueezeExcite) -> Tensor:

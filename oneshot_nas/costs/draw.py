@@ -86,8 +86,8 @@ class Distribution:
         most = int((min(high, 2**62) - self.base) // self.grid)
         ways = []
         for (sums, here), (others, there) in zip(self.near.lists[-1], self.far.lists[-1], strict=True):
-            start, stop, below = _range(sums, others, there, least, most)
-            ways.append(here * np.where(stop > start, below[stop] - below[start], 0.0))
+            start, stop = _range(sums, others, least, most)
+            ways.append(here * np.where(stop > start, _Counter(there).between(start, stop), 0.0))
         return Window(self, least, most, np.cumsum(np.concatenate(ways)))
 
 
@@ -119,9 +119,8 @@ class Window:
         for state in np.unique(states):
             rows, (sums, _), (others, ways) = np.nonzero(states == state)[0], here[state], there[state]
             near[rows] = sums[place[rows] - (ends[state] - len(sums))]
-            start, stop, below = _range(near[rows], others, ways, self.least, self.most)
-            wanted = below[start] + chance[rows] * (below[stop] - below[start])
-            far[rows] = others[np.clip(np.searchsorted(below, wanted, side="right") - 1, start, stop - 1)]
+            start, stop = _range(near[rows], others, self.least, self.most)
+            far[rows] = others[_Counter(ways).pick(start, stop, chance[rows])]
         self.whole.near.back(states, near, rng, indices)
         self.whole.far.back(states, far, rng, indices)
 
@@ -237,7 +236,28 @@ def _ways(listed: Listed, sums: np.ndarray) -> np.ndarray:
     return np.where(known[place] == sums, ways[place], 0.0)
 
 
-def _range(sums: np.ndarray, others: np.ndarray, ways: np.ndarray, least: int, most: int) -> tuple[np.ndarray, ...]:
-    """For each sum, where the others that bring it into [least, most] start and stop, and the number of ways below each."""
-    below = np.concatenate([[0.0], np.cumsum(ways)])
-    return np.searchsorted(others, least - sums), np.searchsorted(others, most - sums, side="right"), below
+def _range(sums: np.ndarray, others: np.ndarray, least: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each sum, where the others that bring it into [least, most] start and stop."""
+    return np.searchsorted(others, least - sums), np.searchsorted(others, most - sums, side="right")
+
+
+class _Counter:
+    """Sums of `ways` over ranges of places, from the nearer end: at the far one a few ways vanish beside the others' 10^30."""
+
+    def __init__(self, ways: np.ndarray) -> None:
+        self.below = np.concatenate([[0.0], np.cumsum(ways)])
+        self.above = np.concatenate([np.cumsum(ways[::-1])[::-1], [0.0]])
+
+    def between(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """How many ways there are from `start` to before `stop`."""
+        return np.where(self._low(start, stop), self.below[stop] - self.below[start], self.above[start] - self.above[stop])
+
+    def pick(self, start: np.ndarray, stop: np.ndarray, chance: np.ndarray) -> np.ndarray:
+        """A place from `start` to before `stop` by its share of the ways there; `chance` is in [0, 1)."""
+        share = chance * self.between(start, stop)
+        upward = np.searchsorted(self.below, self.below[start] + share, side="right") - 1
+        downward = np.searchsorted(-self.above, -(self.above[start] - share), side="right") - 1
+        return np.clip(np.where(self._low(start, stop), upward, downward), start, stop - 1)
+
+    def _low(self, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        return self.below[stop] <= self.above[start]

@@ -15,8 +15,8 @@ import numpy as np
 from oneshot_nas.arch import Arch, Space
 from oneshot_nas.costs.analytic import Cost
 from oneshot_nas.costs.chain import Step
-from oneshot_nas.costs.labels import Problem, best_labels, front_labels, resource
-from oneshot_nas.costs.limits import ANY, Limits, Range, check_reachable, human
+from oneshot_nas.costs.labels import Problem, best_labels, front_labels
+from oneshot_nas.costs.limits import ANY, Limits, Range, check_reachable, human, resources
 from oneshot_nas.costs.scores import Scores, read_scores
 from oneshot_nas.costs.table import cost_table
 from oneshot_nas.errors import UserError
@@ -72,11 +72,7 @@ def score_front(space: Space, scores: Mapping[str, Any], flops: Range = ANY, rul
 
 def _problem(space: Space, scores: Scores, limits: Limits) -> Problem:
     table = cost_table(space, limits.rule)
-    loose = scores.loose(table.steps)
-    steps, free = [*table.steps, *loose], [np.zeros(step.fan, np.int64) for step in loose]
-    flops, params = (
-        resource(steps, [*table.weights(name), *free], low - getattr(table.fixed, name), high - getattr(table.fixed, name))
-        for name, (low, high) in (("flops", limits.flops), ("params", limits.params)))
+    steps, flops, params = resources(table, limits, scores.loose(table.steps))
     return Problem(steps, scores.along(space, steps), flops, params)
 
 

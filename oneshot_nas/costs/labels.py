@@ -1,13 +1,14 @@
 """Best sums along a chain of cost units under limits: labels, pruned only by proof.
 
-A label is a way from the start of the chain to a state. It is dropped when no completion is inside the limits, when an upper
-bound of its score is not above what is already known, or when others of its state are at least as good in every respect.
+A label is a way from the start of the chain to a state. It is dropped when no completion is inside the limits of one resource, or
+by a bound inside those of both; when an upper bound of its score is not above what is already known; or when others of its state
+are at least as good in every respect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class Labels:
 
 
 LABELS = ("state", "flops", "params", "score", "parent", "taken")
+START = Labels(*(np.zeros(1, np.int64) for _ in LABELS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +91,49 @@ class Problem:
     params: Resource
 
 
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How far one resource gets inside the limits of the other one: a bound of `sign` times its sum, which must get to `goal`."""
+
+    name: str
+    sign: int
+    bound: Bound
+    goal: int
+
+    def of(self, level: int, labels: Labels) -> np.ndarray:
+        """The most (sign 1) or the least (sign -1) that the resource can become from every label at a level, float64."""
+        sums = replace(labels, score=self.sign * getattr(labels, self.name))
+        return self.sign * (self.bound.of(level, sums) + self.bound.margin)
+
+    def keeps(self, level: int, labels: Labels) -> np.ndarray:
+        """Which labels the bound leaves a chance."""
+        return self.sign * self.of(level, labels) >= self.goal
+
+
+def reaches(steps: Sequence[Step], flops: Resource, params: Resource) -> list[Reach]:
+    """A bound for every limit of one resource that the other one's limits may put out of reach."""
+    found = []
+    for name, own, other in (("flops", flops, params), ("params", params, flops)):
+        for sign, limited in zip((1, -1), own.limited, strict=True):
+            if limited and any(other.limited):
+                free = replace(own, low=int(own.least[0][0]), high=int(own.most[0][0]))
+                ends = {"flops": free, "params": other} if name == "flops" else {"flops": other, "params": free}
+                problem = Problem(steps, [sign * amounts for amounts in own.amounts], **ends)
+                found.append(Reach(name, sign, _bound(problem), sign * (own.low if sign > 0 else own.high)))
+    return found
+
+
 def best_labels(problem: Problem, top: int) -> tuple[np.ndarray, np.ndarray]:
     """Transitions (n, steps) and int64 scores (n,) of the `top` best ways inside the limits, best first, or of all there are.
 
     Raises: WorkError when the proof takes more than the last of `WIDTHS` labels.
     """
     bound, rest = _bound(problem), ahead(problem.steps, problem.scores, np.maximum)
+    goals = reaches(problem.steps, problem.flops, problem.params)
     ways, scores, costs = np.zeros((0, len(problem.steps)), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
     for width in WIDTHS:
         floor = int(scores[top - 1]) if len(scores) >= top else None
-        levels, complete = _levels(problem, top, bound, rest, floor, width)
+        levels, complete = _levels(problem, top, bound, rest, floor, width, goals)
         ways, place = np.unique(np.concatenate([ways, _trace(levels)]), axis=0, return_index=True)
         scores = np.concatenate([scores, levels[-1].score])[place]
         costs = np.concatenate([costs, levels[-1].flops])[place]
@@ -122,15 +157,16 @@ def front_labels(problem: Problem) -> np.ndarray:
 
 
 def _levels(problem: Problem, top: int, bound: Bound | None, rest: list[np.ndarray] | None, floor: int | None,
-            width: int) -> tuple[list[Labels], bool]:
+            width: int, goals: Sequence[Reach] = ()) -> tuple[list[Labels], bool]:
     """The labels of every level, and whether none of them was left out without proof (the best bounds stay then)."""
-    zero = np.zeros(1, np.int64)
-    levels, complete = [Labels(zero, zero, zero, zero, zero, zero)], True
+    levels, complete = [START], True
     for level, step in enumerate(problem.steps, 1):
         labels, count = levels[-1], max(1, BLOCK // step.fan)
         blocks = []
         for start in range(0, max(1, len(labels.state)), count):
             made = _extended(problem, level, step, labels, np.arange(start, min(start + count, len(labels.state))))
+            for goal in goals:
+                made = made[goal.keeps(level, made)]
             if floor is not None and rest is not None and bound is not None:
                 made = made[made.score + rest[level][made.state] > floor]
                 made = made[bound.of(level, made) >= floor - bound.margin]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from oneshot_nas.arch import Arch, Space
 from oneshot_nas.costs.analytic import Cost, check_rule
+from oneshot_nas.costs.chain import Step
 from oneshot_nas.costs.draw import Window, count_within
-from oneshot_nas.costs.table import cost_table, random_indices, reachable
+from oneshot_nas.costs.labels import START, Resource, reaches, resource
+from oneshot_nas.costs.table import CostTable, cost_table, random_indices, reachable
 from oneshot_nas.errors import UserError
 
 Range = tuple[float, float]
@@ -81,8 +85,18 @@ def parse_limits(flops: str | None, params: str | None, rule: str = "macs") -> L
                   ANY if params is None else parse_range(params, "params"), check_rule(rule))
 
 
+def resources(table: CostTable, limits: Limits, loose: Sequence[Step] = ()) -> tuple[list[Step], Resource, Resource]:
+    """The steps of the table and then the `loose` ones, which cost nothing, with both resources along them."""
+    steps, free = [*table.steps, *loose], [np.zeros(step.fan, np.int64) for step in loose]
+    flops, params = (
+        resource(steps, [*table.weights(name), *free], low - getattr(table.fixed, name), high - getattr(table.fixed, name))
+        for name, (low, high) in (("flops", limits.flops), ("params", limits.params)))
+    return steps, flops, params
+
+
+@lru_cache(maxsize=32)
 def check_reachable(space: Space, limits: Limits) -> None:
-    """Raise UserError that names the reachable range when no architecture can be inside the limits."""
+    """Raise UserError that names the reachable range when no architecture can be inside the limits, of one cost or of both."""
     ranges = reachable(cost_table(space, limits.rule))
     for name, (low, high), (least, most) in zip(("FLOPs", "params"), (limits.flops, limits.params), ranges, strict=True):
         if low > most or high < least:
@@ -90,6 +104,14 @@ def check_reachable(space: Space, limits: Limits) -> None:
                 f"no architecture of '{space.name}' has {name} in {human(low)}:{human(high)}; "
                 f"reachable is {human(least)}:{human(most)} (rule {limits.rule})"
             )
+    table = cost_table(space, limits.rule)
+    for reach in reaches(*resources(table, limits)):
+        end = float(reach.of(0, START)[0])
+        if reach.sign * end < reach.goal:
+            own, other = ("FLOPs", "params") if reach.name == "flops" else ("params", "FLOPs")
+            least = "most" if reach.sign > 0 else "least"
+            raise UserError(f"no architecture of '{space.name}' meets {limits}: with these {other} it has at {least} "
+                            f"{human(end + getattr(table.fixed, reach.name))} {own} (rule {limits.rule})")
 
 
 def sample_within(space: Space, limits: Limits, rng: np.random.Generator, count: int) -> list[Arch]:

@@ -121,14 +121,17 @@ class Supernet(Block):
             x = self._view(layer.weights, layer.op.calm())(x)
         return x
 
-    def mean_of_blocks(self, x: NDArray, arch: Arch, choice: str = "block") -> NDArray:
-        """Logits when every layer averages all its operators at the other choices of `arch` (predecessor's all-blocks phase)."""
+    def mean_of_blocks(self, x: NDArray, arch: Arch) -> NDArray:
+        """Logits when every layer averages all its operators at the other choices of `arch` (predecessor's all-blocks phase).
+
+        Raises: UserError when the space has no choice 'block'.
+        """
         self.flush()
-        known = self.space.choice(choice)
+        values = self.space.choice("block").values
         plans = []
-        for value in known.values[0]:
-            uniform = {**arch.choices, choice: (value,) * len(known.values)}
-            plans.append(self.space.plan(self.space.arch(uniform)).layers)
+        for place in range(max(map(len, values))):
+            blocks = tuple(allowed[min(place, len(allowed) - 1)] for allowed in values)
+            plans.append(self.space.plan(self.space.arch({**arch.choices, "block": blocks})).layers)
         for layers in zip(*plans, strict=True):
             distinct = {layer.weights: layer for layer in layers}.values()
             outputs = [self._view(layer.weights, layer.op)(x) for layer in distinct]

@@ -149,7 +149,7 @@ def _sampler(args: Namespace) -> dict[str, Any]:
         sampler["name"] = "box"  # the predecessor's published script names no method
     for name, low, high in zip(("flops", "params"), bottom, upper, strict=True):
         if low or high:
-            sampler[name] = f"{low}M:{f'{high}M' if high else ''}"
+            sampler[name] = ":".join(f"{limit}M" if limit else "" for limit in (low, high))
     return sampler | ({"rule": "oneshot-mxnet"} if limited else {})  # the predecessor's way to count
 
 

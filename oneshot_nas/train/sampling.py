@@ -49,6 +49,8 @@ def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
     the warm-ups do not fit the limits.
     """
     space = at_least(space, config.least_scale)
+    if config.average_blocks and "block" not in (names := [choice.name for choice in space.choices]):
+        raise UserError(f"average_blocks averages the operators of choice 'block'; space '{space.name}' has {show(names)}")
     single = _single(space, config, seed)
     return single if config.sandwich is None else sandwich(space, single, config.sandwich)
 
