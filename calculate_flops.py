@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneshot_nas import shell
 from oneshot_nas.costs.analytic import RULES
 from oneshot_nas.errors import UserError
 from oneshot_nas.shell import Parser
@@ -99,7 +100,8 @@ def show(args: argparse.Namespace) -> None:
     """Print what the flags ask for. Raises: UserError."""
     data_name, shape = parse_shape(args.data_shape)
     if args.symbol == DEFAULT_SYMBOL and not Path(args.symbol).exists():
-        raise UserError(f"no symbol file at {args.symbol}; make it with python oneshot_nas/oneshot_nas_network.py, "
+        raise UserError(f"no symbol file at {args.symbol}; make it with python "
+                        f"{shell.near(shell.PACKAGE / 'oneshot_nas_network.py')}, "
                         "or give another one with -s FILE")
     from oneshot_nas.export.symbol_flops import UnknownOperator, count_symbol, describe_unknown
 

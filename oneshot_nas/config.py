@@ -32,7 +32,7 @@ from oneshot_nas.sections import (
     Values,
 )
 from oneshot_nas.spacefile import FREE, check_options, read_space, space_json
-from oneshot_nas.values import Value, same_kind, show
+from oneshot_nas.values import Value, same_kind, shorten, show
 
 SAVED = "state saved, the same command resumes"  # what an interruption of work in a run folder says
 KIND = "recipe"  # of the config.yaml of a training run
@@ -187,6 +187,17 @@ def _with_space_file(content: dict[str, Any], path: str) -> dict[str, Any]:
             "allowed": space_json(space)["allowed"]}
 
 
+def _differences(key: str, before: Any, after: Any) -> list[str]:
+    """What differs between two values of a recipe, by key of the innermost section."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [text for part in {**before, **after} for text in
+                _differences(f"{key}.{part}", before.get(part), after.get(part))]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [text for place, pair in enumerate(zip(before, after, strict=True)) for text in
+                _differences(f"{key}[{place}]", *pair)]
+    return [] if before == after else [f"{key}: {shorten(before)} -> {shorten(after)}"]
+
+
 def _sentence(error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
@@ -196,8 +207,8 @@ def _sentence(error: Any) -> str:
             section = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
         meant = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, n=1)
         hint = f"; did you mean '{meant[0]}'?" if meant else ""
-        return f"unknown key '{key}'; allowed are {show(section.model_fields)}{hint}"
-    message = error["msg"].removeprefix("Value error, ")
+        return f"unknown key '{key}'; allowed are {', '.join(section.model_fields)}{hint}"
+    message = WANTED.get(error["type"], error["msg"].removeprefix("Value error, "))
     given = error.get("input")
     return message if not key else f"'{key}' = {str(given)[:60]!r}: {message}"
 
@@ -251,6 +262,11 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
+# What pydantic calls the wrong type, in the words of a recipe.
+WANTED = {"tuple_type": "a list is needed, such as [1, 2]", "list_type": "a list is needed, such as [1, 2]",
+          "dict_type": "a section of keys is needed, such as {key: value}",
+          "model_type": "a section of keys is needed, such as {key: value}",
+          "model_attributes_type": "a section of keys is needed, such as {key: value}"}
 INERT = ("input_threads", "save_every", "keep_initial", "log_every")  # keys of a recipe that decide no number
 
 
@@ -278,10 +294,11 @@ class RunFolder:
         if not self.config.exists():
             return
         before, after = read_recipe(self.config).model_dump(), recipe.model_dump()
-        changed = [f"{key}: {before[key]} -> {after[key]}" for key in after if before[key] != after[key] and key not in INERT]
+        changed = [text for key in after if key not in INERT for text in _differences(key, before[key], after[key])]
         if changed and (self.checkpoint / "latest.json").exists():
-            raise UserError(f"{self.path} holds a run with another recipe ({'; '.join(changed)[:300]}); "
-                            "give the same recipe to resume it, or another folder")
+            told = "; ".join(changed[:5] + ["..."] * (len(changed) > 5))
+            raise UserError(f"{self.path} holds a run with another recipe ({told}); give the same recipe to resume it, or "
+                            "another folder")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

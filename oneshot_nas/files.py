@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,9 @@ from typing import Any
 from oneshot_nas.errors import UserError, WorkError
 
 VERSION = 1
+# What NumPy and zipfile raise for a damaged .npz.
+BROKEN_NPZ = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
+              zipfile.BadZipFile, zlib.error)
 MAX_JSON_BYTES = 64 * 2**20
 
 

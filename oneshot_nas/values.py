@@ -46,8 +46,9 @@ def show(values: Iterable[Any]) -> str:
 
 
 def shorten(value: Any) -> str:
-    """`repr` of an untrusted value, at most 60 characters."""
-    text = repr(value) if isinstance(value, Value) else type(value).__name__
+    """`repr` of an untrusted value, at most 60 characters; of a nested one its type."""
+    flat = isinstance(value, list | tuple) and len(value) <= MAX_SHOWN and all(isinstance(each, Value) for each in value)
+    text = repr(value) if value is None or isinstance(value, Value) or flat else type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -349,6 +349,22 @@ def test_control_c_while_working(tmp_path):
     assert process.returncode == 130 and err == "interrupted\n"
 
 
+def test_an_architecture_file_moves_to_other_options(call, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(published("oneshot").to_json(), indent=1))
+    code, out, err = call("arch", tmp_path / "a.json", "--option", "classes=3", "--option", "input_size=96")
+    assert (code, err) == (0, "") and json.loads(out) == published("oneshot", classes=3, input_size=96).to_json()
+    assert call("arch", "-", "--option", "classes=3", stdin=json.dumps(published("oneshot").to_json()))[1] == json.dumps(
+        published("oneshot", classes=3).to_json()) + "\n"
+    assert "unknown option ('class')" in call("arch", tmp_path / "a.json", "--option", "class=3")[2]
+
+
+def test_list_options_are_shown_as_lists(call):
+    assert "list of growing numbers with commas, each 8 to 1024 (default the space's own)" in call("spaces")[1]
+    found = {entry["space"]: entry["options"] for entry in map(json.loads, call("spaces", "--json")[1].splitlines())}
+    assert found["attentive_mobilenet"]["resolutions"] == {"default": [], "low": 8, "high": 1024, "many": True}
+    assert "'resolutions' = [224, 192] of" in call("arch", "attentive_a0", "--option", "resolutions=224,192")[2]
+
+
 class Freed:
     """As MXNet's arrays, something with a finaliser; Ctrl-C arrives in this one."""
 

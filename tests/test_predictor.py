@@ -231,6 +231,13 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path, changes, message):
         load(tmp_path / "p.npz")
 
 
+def test_a_single_weight_is_no_list_of_them(tmp_path):
+    with np.load(stored(tmp_path / "q.npz")) as found:
+        np.savez(tmp_path / "p.npz", **{**found, "weights": np.float64(1.0)})
+    with pytest.raises(UserError, match="do not fit"):
+        load(tmp_path / "p.npz")
+
+
 def test_foreign_files_are_refused_and_nothing_is_unpickled(tmp_path):
     class Evil:
         def __reduce__(self):

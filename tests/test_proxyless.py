@@ -384,7 +384,7 @@ def test_table_command(capsys, tmp_path):
     (["arch", "bnnas", "--order", "mmrazor"], "give --indices to read index lists or --as-indices to print them"),
     (["arch", "proxyless_gpu", "--indices", "{}", "--as-indices"], "give --indices to read index lists or --as-indices"),
     (["arch", "bnnas", "--as-indices", "--order", "x"], "has no index order 'x'; it has ('bnnas', 'mmrazor')"),
-    (["arch", str(ROOT / "oneshot_nas/zoo/bnnas.json"), "--option", "classes=10"], "it takes neither --indices nor --option"),
+    (["arch", str(ROOT / "oneshot_nas/zoo/bnnas.json"), "--indices", "{}"], "it takes no --indices"),
     (["arch", "proxyless_gpu", "--indices", '{"op": [-1, 0]}'], "'op' of space 'proxyless_gpu' needs a list of 21 indices"),
     (["table"], "give either --out FILE to write a table or --check FILE to check one"),
     (["table", "--check", "none.json"], "cannot read flops-table none.json"),

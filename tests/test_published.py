@@ -8,6 +8,7 @@ import json
 import random
 
 import pytest
+from mxnet import nd
 
 from oneshot_nas import UserError, cost, get_model, get_space, list_models
 from oneshot_nas.arch import space_of
@@ -192,3 +193,9 @@ def test_supernet_sizes():
 def test_random_cost_is_stable():
     arch = get_space("spos_shufflenet").sample(random.Random(0))
     assert cost(arch) == cost(arch) and hash(cost(arch)) == hash(cost(arch))
+
+
+def test_the_narrowest_gated_tail_is_a_network():
+    net = get_model("oneshot", se=True, last_channels=1, classes=2, input_size=32)
+    net.initialize()
+    assert net(nd.zeros((1, 3, 32, 32))).shape == (1, 2)

@@ -107,6 +107,13 @@ def test_export_with_the_resize_outside(tmp_path):
     assert onnx["resize"] == about["preprocessing"]["resize"]
 
 
+def test_images_of_another_size_are_refused_by_name():
+    net = fixed_network(get_space("attentive_mobilenet", classes=10, input_size=64, resolutions=[52, 64]).smallest())
+    net.initialize()
+    with pytest.raises(UserError, match="resizes its images itself, from 64x64; it was given 60x64"):
+        net(nd.zeros((1, 3, 60, 64)))
+
+
 def test_a_network_of_the_input_size_resizes_nothing_either_way():
     whole = network(32)
     assert resize_outside(whole).input_shape == whole.input_shape == (1, 3, 32, 32)

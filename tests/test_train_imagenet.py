@@ -15,6 +15,7 @@ import train_imagenet
 from oneshot_nas.arch import get_space, read_arch
 from oneshot_nas.config import dump_recipe, parse_recipe, parse_yaml, read_recipe, training_space
 from oneshot_nas.costs.analytic import cost
+from oneshot_nas.costs.limits import parse_limits
 from oneshot_nas.errors import UserError
 from oneshot_nas.model_zoo import published
 from oneshot_nas.sections import Optimizer, Schedule, Start
@@ -111,7 +112,8 @@ def test_block_and_channel_choices_are_index_lists():
      {"first_channel_epoch": 60, "warmup": "shufflenetv2+", "least_scale": 0.6}),
     ("--use-all-blocks --use-all-channels --num-epochs 9", {"average_blocks": True, "first_channel_epoch": 9}),
     ("--train-upper-constraints flops-330-params-4.5", {"name": "box", "flops": "0M:330M", "params": "0M:4.5M"}),
-    ("--train-constraint-method random --train-upper-constraints flops-330-params-0", {"name": "box", "flops": "0M:330M"}),
+    ("--train-constraint-method random --train-upper-constraints flops-330-params-0", {"name": "box", "flops": ":330M"}),
+    ("--train-bottom-constraints flops-0-params-2", {"name": "box", "params": "2M:"}),
     ("--train-constraint-method evolution --train-upper-constraints flops-330-params-5.0 "
      "--train-bottom-constraints flops-190-params-2.8", {"name": "stroll", "flops": "190M:330M", "params": "2.8M:5.0M"}),
 ])
@@ -122,6 +124,7 @@ def test_supernet_flags_name_a_sampler(line, sampler):
                 "operator_warmup": 0} | sampler
     if "constraint" in line:
         expected["rule"] = "oneshot-mxnet"  # the predecessor's FLOPs
+    parse_limits(found["flops"], found["params"], found["rule"])  # as the sampler will
     assert {**found, "flops": plain(found["flops"]), "params": plain(found["params"])} == {
         **expected, "flops": plain(expected["flops"]), "params": plain(expected["params"])}
 
@@ -151,7 +154,7 @@ def test_no_limits_at_all_is_no_error():
     ("--model oneshot --reduced-dataset-scale 0.5", "must be 1 or more"),
     ("--model oneshot --num-gpus -1", "--num-gpus -1 must be 0 or more"),
     ("--model oneshot --lr-decay-epoch 3,x", "is not a list of whole numbers"),
-    ("--model oneshot --rgb-mean 1,2", "'mean.2'"),
+    ("--model oneshot --rgb-mean 1,2", "--rgb-mean '1,2' is not three numbers"),
     ("--model oneshot --lr 0", "'optimizer.lr' = '0.0': Input should be greater than 0"),
     ("--model oneshot --dtype float16", "dtype float16 needs device gpu"),
     ("--model oneshot --data-backend dali-gpu", "--data-backend dali-gpu is not there"),

@@ -18,6 +18,7 @@ from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.losses import CrossEntropy
+from oneshot_nas.train.report import next_command
 from oneshot_nas.train.runs import load_fixed, load_supernet
 from oneshot_nas.train.step import mix, run_step, targets, trainer_of
 from oneshot_nas.train.zoo import zoo_network
@@ -264,6 +265,34 @@ def test_the_hold_out_fits_small_data_unless_the_recipe_says_how_many(data, tmp_
     assert found == {"own": (2, 4), "given": (5, 7)}  # of 48 images in 4 classes
 
 
+def test_data_too_small_for_a_search_is_refused_before_training(tmp_path):
+    few = tiny.write_data(tmp_path / "few", train=5)  # of 4 classes: one image can be set aside
+    with pytest.raises(UserError, match="5 training images are too few: 1 can be set aside .* needs at least 2; add images, or"):
+        train(tiny.narrow_supernet(few, epochs=1, batch_size=1, holdout={}), tmp_path / "run", quiet)
+    some = tiny.write_data(tmp_path / "some", train=6)
+    train(tiny.narrow_supernet(some, epochs=1, batch_size=1, holdout={}), tmp_path / "run", quiet)
+    held = json.loads((tmp_path / "run/supernet.json").read_text())["holdout"]
+    assert (len(held["calibration"]), len(held["validation"])) == (1, 1)
+    assert "--indicator bn-gamma" in next_command(tiny.supernet(few, holdout={"calibration": 0, "validation": 0}), "run")
+
+
+@pytest.mark.parametrize(("first", "warned"), [(0, False), (1, True)])
+def test_scales_that_are_never_trained_are_worth_a_warning(data, tmp_path, first, warned):
+    log: list[str] = []
+    sampler = {"least_scale": 1.6, "first_channel_epoch": first}
+    train(tiny.narrow_supernet(data, epochs=1, sampler=sampler, epoch_images=8), tmp_path / "run", log.append)
+    assert any("only the largest scales are trained" in line for line in log) == warned
+
+
+def test_another_recipe_is_told_by_what_differs(data, tmp_path):
+    train(tiny.fixed(data, epochs=1), tmp_path / "run", quiet)
+    other = tiny.fixed(data, epochs=1, optimizer={"name": "sgd", "lr": 0.05})
+    arch = {**other.arch, "choices": {**other.arch["choices"], "scale": [1.0, *other.arch["choices"]["scale"][1:]]}}
+    words = r"another recipe \(arch.choices.scale\[0\]: 0.6 -> 1.0; optimizer.name: 'nag' -> 'sgd'\)"
+    with pytest.raises(UserError, match=words):
+        train(other.model_copy(update={"arch": arch}), tmp_path / "run", quiet)
+
+
 def test_a_teacher_teaches(data, tmp_path):
     train(tiny.gluoncv(data, epochs=1), tmp_path / "teacher", quiet)
     weights = str(checkpoint.latest_weights(tmp_path / "teacher/checkpoint"))
@@ -373,16 +402,22 @@ def test_training_that_stays_at_chance_is_worth_a_warning(tmp_path, monkeypatch)
     assert warnings and "training accuracy is 0." in warnings[0] and "chance is 0.2500; lower the lr" in warnings[0]
 
 
+def test_supernets_are_not_trained_in_float16(data):
+    with pytest.raises(UserError, match="float16 is for a fixed network"):
+        tiny.supernet(data, dtype="float16", device="gpu")
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"optimiser": {}}, "unknown key 'optimiser'; allowed are"),
-    ({"records": {"train": "a.rec", "vall": "b.rec"}}, r"unknown key 'records.vall'; allowed are .*'train'"),
+    ({"records": {"train": "a.rec", "vall": "b.rec"}}, r"unknown key 'records.vall'; allowed are train, train_idx"),
     ({"start": {"weight": "a"}}, "start.weight"),
+    ({"allowed": {"scale": 0.8}}, "'allowed.scale' = '0.8': a list is needed"),
+    ({"holdout": 0}, "'holdout' = '0': a section of keys is needed"),
     ({"epochs": 0}, "'epochs' = '0': Input should be greater than or equal to 1"),
     ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr' = 'nan'"),
     ({"seed": 2**31}, "'seed'"),
     ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
     ({"dtype": "float16"}, "needs device gpu"),
-    ({"dtype": "float16", "device": "gpu", "model": None, "space": "spos_shufflenet", "options": {}}, "is for a fixed network"),
     ({"start": {"weights": "a", "epoch": 3}}, "'start.epoch' 3 is beyond the recipe's 2 epochs; 2 takes finished"),
     ({"epoch_share": 0}, "'epoch_share'"),
     ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),

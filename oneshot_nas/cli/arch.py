@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oneshot_nas.arch import get_space, list_spaces, parse_options, read_arch_file, shorten, space_of
+from oneshot_nas.arch import get_space, list_spaces, parse_options, read_archs, shorten, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json
 from oneshot_nas.model_zoo import list_models, published
@@ -45,10 +45,12 @@ def command(
             raise UserError(f"space '{space}' needs --indices; oneshot-nas spaces shows its choices")
         arch = get_space(space, **parse_options(space, words)).from_indices(
             parse_json(indices, f"--indices {shorten(indices)}"), order)
-    elif Path(space).is_file():
-        if indices is not None or words:
-            raise UserError(f"{shorten(space)} is an architecture already; it takes neither --indices nor --option")
-        arch = read_arch_file(space)
+    elif space == "-" or Path(space).is_file():
+        if indices is not None:
+            raise UserError(f"{shorten(space)} is an architecture already; it takes no --indices")
+        arch = next(iter(read_archs(space)))
+        if words:
+            arch = get_space(arch.space, **{**arch.options, **parse_options(arch.space, words)}).arch(arch.choices)
     else:
         raise UserError(f"{shorten(space)} is neither a space ({', '.join(list_spaces())}) nor a file "
                         f"nor a published architecture ({', '.join(list_models())})")

@@ -34,7 +34,9 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def _allowed(option: Option) -> dict[str, Any]:
-    return {"allowed": option.allowed} if option.allowed else {"low": option.low, "high": option.high}
+    if option.allowed:
+        return {"allowed": option.allowed}
+    return {"low": option.low, "high": option.high, **({"many": True} if option.many else {})}
 
 
 def report(name: str) -> str:
@@ -44,7 +46,10 @@ def report(name: str) -> str:
     lines += [f"  choice {choice.name:<10} {_values(choice)}" for choice in space.choices]
     for key, option in option_table(name).items():
         allowed = ", ".join(map(str, option.allowed)) if option.allowed else f"{option.low} to {option.high}"
-        lines.append(f"  option {key:<16} {allowed} (default {option.default})")
+        if option.many:
+            allowed = f"list of growing numbers with commas, each {allowed}"
+        default = "the space's own" if option.default == () else option.default
+        lines.append(f"  option {key:<16} {allowed} (default {default})")
     return "\n".join(lines)
 
 

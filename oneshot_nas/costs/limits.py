@@ -109,8 +109,8 @@ def check_reachable(space: Space, limits: Limits) -> None:
         end = float(reach.of(0, START)[0])
         if reach.sign * end < reach.goal:
             own, other = ("FLOPs", "params") if reach.name == "flops" else ("params", "FLOPs")
-            least = "most" if reach.sign > 0 else "least"
-            raise UserError(f"no architecture of '{space.name}' meets {limits}: with these {other} it has at {least} "
+            bound = "most" if reach.sign > 0 else "least"
+            raise UserError(f"no architecture of '{space.name}' meets {limits}: with these {other} it has at {bound} "
                             f"{human(end + getattr(table.fixed, reach.name))} {own} (rule {limits.rule})")
 
 

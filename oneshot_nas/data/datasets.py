@@ -137,7 +137,8 @@ def dataset_from_files(
     classes = tuple(classes) if classes is not None else tuple(str(label) for label in range(found))
     if class_count is not None and class_count != len(classes):
         raise UserError(
-            f"{class_count} classes were asked for, {present[0].rec} has {len(classes)}; ask for {len(classes)}, "
+            f"{class_count} classes were asked for, {present[0].rec} has {len(classes)}; ask for {len(classes)} "
+            f"(--set options.classes={len(classes)}; for an arch.json: oneshot-nas arch FILE --option classes={len(classes)}), "
             "or name all classes in a classes.txt beside it, one a line"
         )
     (rec, idx), (other_rec, other_idx) = ((None, None) if index is None else (index.rec, index.idx) for index in indices)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import atomic_path
+from oneshot_nas.files import BROKEN_NPZ, atomic_path
 
 Arrays = Mapping[str, np.ndarray]
 MAX_BYTES = 2**31  # of the arrays in one .npz; the largest supernet has some 100 MB
 SHOWN = 20  # keys that an error names one by one
-BROKEN_NPZ = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
-              zipfile.BadZipFile, zlib.error)
 COUNTER = "num_batches_tracked"  # PyTorch counts batches in every BatchNorm; nothing depends on it here
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from oneshot_nas.arch import Space, get_space
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import MAX_JSON_BYTES, VERSION, atomic_path, check_kind, parse_json
+from oneshot_nas.files import BROKEN_NPZ, MAX_JSON_BYTES, VERSION, atomic_path, check_kind, parse_json
 from oneshot_nas.indicators.ranking import kendall_tau
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.task import SearchTask
@@ -255,7 +255,7 @@ def load(path: str | Path) -> Predictor:
             text, rows, weights = (found[name] for name in ARRAYS)
     except OSError as error:
         raise UserError(f"cannot read predictor {path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except BROKEN_NPZ as error:
         raise UserError(f"{damaged} ({' '.join(str(error).split())[:100]})") from None
     if text.dtype != np.uint8 or text.ndim != 1:
         raise UserError(damaged)
@@ -269,7 +269,7 @@ def load(path: str | Path) -> Predictor:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{damaged} (about: {error})") from None
     sizes = [len(allowed) for _, _, allowed in space.positions]
-    if (rows.dtype.kind != "i" or weights.dtype.kind != "f" or rows.shape != (len(weights), len(sizes)) or weights.ndim != 1
+    if (rows.dtype.kind != "i" or weights.dtype.kind != "f" or weights.ndim != 1 or rows.shape != (len(weights), len(sizes))
             or not len(rows) or (rows < 0).any() or (rows >= sizes).any() or not np.isfinite([*weights, offset, quantum]).all()
             or quantum <= 0 or arrays != digest(rows, weights)):
         raise UserError(f"{damaged} (its arrays do not fit its description)")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mxnet.gluon import HybridBlock
+from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, get_space, space_of
 from oneshot_nas.blocks import compiled
@@ -27,6 +28,8 @@ class Network(HybridBlock):
         self.arch = arch
         for name, block in blocks:
             self.register_child(block, name)
+        self._source = next((part.source for _, block in self.blocks() for part in block.op.chain() if isinstance(part, Resize)
+                             and part.source != part.size), None)
 
     def blocks(self) -> list[tuple[str, OpBlock]]:
         """(layer name, block) in order."""
@@ -52,6 +55,13 @@ class Network(HybridBlock):
         """Copy the running statistics of the viewed network into a training view."""
         for _, block in self.blocks():
             block.pull_statistics()
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """Logits of images (N, 3, H, W). Raises: UserError for a size that a network with a resize inside does not take."""
+        if self._source is not None and isinstance(x, NDArray) and x.shape[2:] != (self._source, self._source):
+            raise UserError(f"this network resizes its images itself, from {self._source}x{self._source}; it was given "
+                            f"{'x'.join(map(str, x.shape[2:]))}: resize them, or build it with option input_size")
+        return super().forward(x, *args)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         for block in self._children.values():

@@ -124,7 +124,7 @@ def _head(options: Mapping[str, Value], channels: int) -> tuple[Primitive, ...]:
     if options["tail"] == "pooled":  # MobileNetV3 style: pool first, then 1x1 with bias and without BatchNorm
         tail = (GlobalPool(), Conv("conv", channels, last, bias=True, init=0.01), activation)
     elif se:  # ShuffleNetV2+ style: three quarters of the width before pooling, a gate, the rest after it
-        narrow = round_up(last * 3 // 4, 8)
+        narrow = max(8, round_up(last * 3 // 4, 8))
         tail = (
             Conv("conv", channels, narrow), BatchNorm("bn", narrow, beta=1e-4), activation, GlobalPool(),
             SqueezeExcite("se", narrow, round_up(narrow // 4, 8)), Conv("mix", narrow, last, bias=True, init=0.01), activation,

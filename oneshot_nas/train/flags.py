@@ -172,8 +172,8 @@ def _data(args: Namespace) -> dict[str, Any]:
         "input_threads": args.num_data_workers,
         "crop_ratio": args.crop_ratio or None,  # GluonCV's 0 is the usual one
         "augment": {"kind": args.augment},
-        "mean": _numbers(args.rgb_mean, "--rgb-mean", float) or None,
-        "std": _numbers(args.rgb_std, "--rgb-std", float) or None,
+        "mean": _triple(args.rgb_mean, "--rgb-mean"),
+        "std": _triple(args.rgb_std, "--rgb-std"),
         "epoch_images": args.num_training_samples,
         "epoch_share": 1 / args.reduced_dataset_scale,
     }
@@ -200,6 +200,14 @@ def _run(args: Namespace) -> dict[str, Any]:
     start = {"weights": args.resume_params, "optimizer": args.resume_states, "epoch": args.resume_epoch}
     return {"save_every": args.save_frequency or max(args.num_epochs, 1), "log_every": args.log_interval or None,
             "start": start if args.resume_params else None}
+
+
+def _triple(text: str | None, flag: str) -> list[float] | None:
+    """The three numbers of a comma list, none for an empty one. Raises: UserError."""
+    found = _numbers(text, flag, float)
+    if len(found) not in (0, 3):
+        raise UserError(f"{flag} '{text}' is not three numbers with commas, one a channel, such as 123.68,116.78,103.94")
+    return found or None
 
 
 def _numbers(text: str | None, flag: str, kind: type) -> list[Any]:

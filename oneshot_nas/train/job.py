@@ -196,11 +196,15 @@ def preprocessing_of(recipe: Recipe, source: Source, input_size: int) -> Preproc
 
 
 def holdout_of(recipe: Recipe, labels: np.ndarray) -> Holdout:
-    """The images kept from the training of a supernet; see `HoldoutConfig`."""
+    """The images kept from the training of a supernet; see `HoldoutConfig`. Raises: UserError when there are too few."""
     spare = len(labels) - len(np.unique(labels))  # every class keeps an image
     wanted = recipe.holdout
-    calibration = min(MOST_CALIBRATION, spare // 20) if wanted.calibration is None else wanted.calibration
-    validation = min(MOST_VALIDATION, spare // 10) if wanted.validation is None else wanted.validation
+    if spare < 2 and None in (wanted.calibration, wanted.validation):
+        raise UserError(f"{len(labels)} training images are too few: {spare} can be set aside when every class keeps one, a "
+                        "search needs at least 2; add images, or train without them (--set holdout.calibration=0 --set "
+                        "holdout.validation=0) for a search by bn-gamma or angle")
+    calibration = min(MOST_CALIBRATION, max(1, spare // 20)) if wanted.calibration is None else wanted.calibration
+    validation = min(MOST_VALIDATION, max(1, spare // 10)) if wanted.validation is None else wanted.validation
     return split_holdout(labels, calibration, validation, recipe.seed)
 
 

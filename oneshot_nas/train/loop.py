@@ -61,6 +61,9 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
         log(loop.summary)
         _warn_of_enlarging(source, job.preprocessing.input_size, log)
+        if recipe.space is not None and recipe.sampler.first_channel_epoch >= recipe.epochs:
+            log(f"warning: in {recipe.epochs} epochs only the largest scales are trained (sampler.first_channel_epoch, "
+                f"--epoch-start-cs: {recipe.sampler.first_channel_epoch}); a search over scales would compare untrained ones")
         return loop.run()
 
 
@@ -69,7 +72,8 @@ def _warn_of_enlarging(source: Source, full: int, log: Log) -> None:
     stored = getattr(source, "image_size", None)
     if stored is not None and 2 * max(stored) <= full:
         log(f"warning: images of {stored[0]}x{stored[1]} pixels are enlarged to the {full}x{full} that the network takes; if "
-            "that is not meant, give the network (--arch ARCH.json) or --set options.input_size")
+            "that is not meant, give the network (--arch ARCH.json) or its input size (--set options.input_size=N; "
+            "train_imagenet.py --input-size N)")
 
 
 def _figures(line: dict[str, Any]) -> str:
