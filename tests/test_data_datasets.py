@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from oneshot_nas.cli.data import app
 from oneshot_nas.config import read_recipe
 from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.datasets import check, dataset_from_files, load_dataset
+from oneshot_nas.data.folder import SUFFIXES
 from oneshot_nas.data.images import IMAGENET_MEAN, Preprocessing, decode, encode
 from oneshot_nas.data.packers import pack_digits, pack_folder
 from oneshot_nas.data.recordio import pack_record, read_index, write_records
@@ -97,8 +99,8 @@ def test_records_that_are_not_ours_are_never_replaced(tmp_path):
 
 
 def test_folder_keeps_jpeg_bytes_and_sorts_classes(photos, tmp_path):
-    dataset, skipped = pack_folder(photos, tmp_path / "out", val_ratio=0.2)
-    assert dataset.classes == ("ant", "cat") and skipped == ()
+    dataset, skipped, others = pack_folder(photos, tmp_path / "out", val_ratio=0.2)
+    assert dataset.classes == ("ant", "cat") and skipped == () and others == {}
     assert dataset.train_counts == (10, 8) and dataset.val_counts == (2, 2)
     stored = {index.read(position) for index in (dataset.part("train"), dataset.part("val")) for position in range(len(index))}
     kept = {path.read_bytes() for path in photos.rglob("*") if path.suffix in (".jpg", ".png") and path.name[0] != "."}
@@ -109,7 +111,7 @@ def test_folder_keeps_jpeg_bytes_and_sorts_classes(photos, tmp_path):
 
 def test_folder_shrinks_only_what_is_larger(photos, tmp_path):
     (photos / "cat" / "small.jpg").write_bytes(encode(photo(50, 20, 24), ".jpg"))
-    dataset, _ = pack_folder(photos, tmp_path / "out", val_ratio=0.2, resize=32)
+    dataset, *_ = pack_folder(photos, tmp_path / "out", val_ratio=0.2, resize=32)
     report = check(tmp_path / "out" / "train.rec")
     assert report.largest == (32, 45) and report.smallest in ((20, 24), (32, 45)) and dataset.image_size is None
 
@@ -121,8 +123,11 @@ def test_folder_with_train_and_val(photos, tmp_path):
             (root / part / name).mkdir(parents=True)
             for number in range(3 if part == "train" else 2):
                 (root / part / name / f"{number}.jpg").write_bytes((photos / name / f"{number}.jpg").read_bytes())
-    dataset, _ = pack_folder(root, tmp_path / "out")
+    dataset, *_ = pack_folder(root, tmp_path / "out")
     assert dataset.train_counts == (3, 3) and dataset.val_counts == (2, 2)
+    for ratio in (0.2, 7.0):
+        with pytest.raises(UserError, match=f"has a val folder, which becomes val as it is; leave out --val-ratio {ratio:g}"):
+            pack_folder(root, tmp_path / "other", val_ratio=ratio)
     (root / "val" / "dog").mkdir()
     with pytest.raises(UserError, match="class 'dog' is not in both of"):
         pack_folder(root, tmp_path / "other")
@@ -133,7 +138,7 @@ def test_unreadable_image_is_named_and_skipped_only_when_asked(photos, tmp_path)
     with pytest.raises(UserError, match=r"cat/bad\.jpg cannot be decoded.*--skip-bad"):
         pack_folder(photos, tmp_path / "out", val_ratio=0.2)
     assert not (tmp_path / "out" / "dataset.json").exists()
-    dataset, skipped = pack_folder(photos, tmp_path / "out2", val_ratio=0.2, skip_bad=True)
+    dataset, skipped, _ = pack_folder(photos, tmp_path / "out2", val_ratio=0.2, skip_bad=True)
     assert len(skipped) == 1 and "cat/bad.jpg" in skipped[0] and sum(dataset.counts.values()) == 22
 
 
@@ -148,8 +153,43 @@ def test_folder_errors(photos, tmp_path):
     with pytest.raises(UserError, match="class folder .*empty holds no images"):
         pack_folder(photos, tmp_path / "out")
     (photos / "empty" / "only.jpg").write_bytes(PNG)
-    with pytest.raises(UserError, match="single image"):
+    with pytest.raises(UserError, match=r"photos with a single image: 'empty'; a split .* 2 per class: add images, remove"):
         pack_folder(photos, tmp_path / "out")
+    for name in "abcdef":
+        (photos / name).mkdir()
+        (photos / name / "only.jpg").write_bytes(PNG)
+    with pytest.raises(UserError, match=r"single image: 'a', 'b', 'c', 'd', 'e' and 2 more; a split"):
+        pack_folder(photos, tmp_path / "out")
+    for name in ("empty", *"abcdef"):
+        shutil.rmtree(photos / name)
+    with pytest.raises(UserError, match="ratio 1.5 is not between 0 and 1"):
+        pack_folder(photos, tmp_path / "out", val_ratio=1.5)
+    shutil.rmtree(photos / "cat")
+    with pytest.raises(UserError, match="photos has a single class folder, 'ant'; at least 2 are needed"):
+        pack_folder(photos, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_taken_are_counted_and_hidden_ones_are_not(photos, tmp_path):
+    hidden = ("cat/.cache.bin", "cat/.ipynb/0.jpg", "cat/.ipynb/x.py")
+    for name in ("ant/a.gif", "ant/deep/b.GIF", "cat/notes.txt", "cat/README", *hidden):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"x")
+    (photos / "cat" / "v1.0").mkdir()
+    dataset, skipped, others = pack_folder(photos, tmp_path / "api")
+    assert sum(dataset.counts.values()) == 22 and skipped == () and others == {".gif": 2, ".txt": 1, "no ending": 1}
+    result = CliRunner().invoke(app, ["folder", str(photos), str(tmp_path / "out"), "--json"])
+    line = f"left out: 4 files with other endings than {' '.join(SUFFIXES)}: 2 .gif, 1 .txt, 1 no ending"
+    assert result.stderr.splitlines() == [line] and json.loads(result.stdout)["other_files"] == others
+    told = " ".join(CliRunner().invoke(app, ["folder", "--help"]).output.split())
+    assert all(f" {ending}" in told for ending in SUFFIXES)
+
+
+def test_an_empty_file_is_called_so(photos, tmp_path):
+    (photos / "cat" / "0.jpg").write_bytes(b"")
+    result = CliRunner().invoke(app, ["folder", str(photos), str(tmp_path / "out"), "--skip-bad"])
+    assert result.exit_code == 0
+    assert result.stderr == f"left out: image {photos / 'cat' / '0.jpg'} cannot be decoded as an image (empty file)\n"
 
 
 def test_bare_records_get_their_class_count_from_the_labels(tmp_path):
@@ -159,7 +199,7 @@ def test_bare_records_get_their_class_count_from_the_labels(tmp_path):
     assert dataset.classes == ("0", "1", "2", "3") and dataset.train_counts == (1, 1, 2, 0) and dataset.val_counts == (0, 0, 0, 1)
     assert dataset.mean == IMAGENET_MEAN and dataset.image_size == (8, 8)
     assert load_dataset(tmp_path / "train.rec").class_count == 3
-    with pytest.raises(UserError, match="5 classes were asked for.*has 4"):
+    with pytest.raises(UserError, match="5 classes were asked for.*has 4; ask for 4 .--set options.classes=4; for an arch.json"):
         load_dataset(tmp_path, class_count=5)
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
     assert load_dataset(tmp_path, class_count=5).classes == tuple("abcde")
@@ -257,7 +297,7 @@ def test_a_failure_leaves_the_folder_as_it_was_and_the_next_try_succeeds(photos,
         with pytest.raises(UserError, match="--skip-bad"):
             pack_folder(photos, out)
         assert not out.exists()
-    before, skipped = pack_folder(photos, out, skip_bad=True)
+    before, skipped, _ = pack_folder(photos, out, skip_bad=True)
     assert len(skipped) == 1 and str(bad) in skipped[0]
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UserError, match="--skip-bad"):

@@ -1,6 +1,7 @@
 """Batches: which images arrive, how often, in which order; and that evaluation decodes to the same numbers on every path."""
 
 import io
+import shutil
 import subprocess
 import sys
 import time
@@ -301,8 +302,10 @@ def test_folders_keep_the_same_promises(photos):
 
 def test_a_folder_names_its_bad_image(tmp_path):
     for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        (tmp_path / part / "a" / "broken.jpg").write_bytes(b"\xff\xd8")
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            (tmp_path / part / name / "good.jpg").write_bytes(encode(numbered(3), ".jpg"))
+        (tmp_path / part / "a" / "good.jpg").rename(tmp_path / part / "a" / "broken.jpg").write_bytes(b"\xff\xd8")
     folder = load_folder(tmp_path)
     with pytest.raises(UserError, match=r"image .*broken\.jpg cannot be decoded"):
         list(val_loader(folder, batch_size=1, preprocessing=PLAIN))
@@ -312,8 +315,12 @@ def test_a_folder_names_its_bad_image(tmp_path):
     with pytest.raises(UserError, match="class folder .* holds no images"):
         load_folder(tmp_path)
     (tmp_path / "train" / "a" / "good.jpg").write_bytes(encode(numbered(3), ".jpg"))
-    with pytest.raises(UserError, match="7 classes were asked for.*has 1"):
+    with pytest.raises(UserError, match="7 classes were asked for.*has 2"):
         load_folder(tmp_path, class_count=7)
+    for part in ("train", "val"):
+        shutil.rmtree(tmp_path / part / "b")
+    with pytest.raises(UserError, match="train has a single class folder, 'a'; at least 2 are needed"):
+        load_folder(tmp_path)
 
 
 def test_draws_belong_to_seed_epoch_and_position_alone():

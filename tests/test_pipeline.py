@@ -1,6 +1,9 @@
 """The whole road through the command line on tiny data: supernet, evaluate, search, retrain, export, plot."""
 
+import io
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,12 @@ import tiny
 import yaml
 from mxnet import nd
 
-from oneshot_nas.arch import read_arch_file
+from oneshot_nas.arch import read_arch_file, read_archs
+from oneshot_nas.cli._found import run_name
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import dump_recipe
 from oneshot_nas.data.loader import decode_images
-from oneshot_nas.indicators.accuracy import load_evaluator
+from oneshot_nas.indicators.accuracy import _chosen, load_evaluator
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.runs import load_supernet
 
@@ -85,6 +89,49 @@ def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
 
 
+def next_words(err):
+    """The words of the commands that stderr names."""
+    return [shlex.split(line.removeprefix("next: "))[1:] for line in err.splitlines() if line.startswith("next: ")]
+
+
+@pytest.mark.parametrize("words", [[], ["--split", "val"], ["--json"]])
+def test_evaluate_names_another_run_to_train_for_each_architecture(road, capsys, tmp_path, words):
+    best = (road / "search" / "arch.json").read_text()
+    (tmp_path / "my other.json").write_text(best)
+    found = []
+    for path in (road / "search" / "arch.json", tmp_path / "my other.json"):
+        assert call("evaluate", "--supernet", road / "supernet", "--arch", path, *words) == 0
+        found += next_words(capsys.readouterr().err)
+    given = (road / "search" / "arch.json", road / "search-retrain"), (tmp_path / "my other.json", tmp_path / "my other-retrain")
+    assert found == [["train", "--recipe", str(road / "supernet" / "config.yaml"), "--arch", str(arch), "--out", str(out)]
+                     for arch, out in given]
+
+
+@pytest.mark.parametrize(("arch", "name"), [
+    ("runs/search/arch.json", "runs/search"), ("other.json", "other"), ("arch.json", "arch"), ("../arch.json", "../arch"),
+    ("/arch.json", "/arch"), ("a.b/net.v2.jsonl", "a.b/net.v2"), ("net", "net"),
+])
+def test_a_network_is_called_after_its_architecture(arch, name):
+    assert run_name(arch) == name
+
+
+def test_evaluate_of_standard_input_names_nothing_to_train(road, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO((road / "search" / "arch.json").read_text()))
+    assert call("evaluate", "--supernet", road / "supernet", "--arch", "-") == 0
+    assert "next:" not in capsys.readouterr().err
+
+
+def test_repeats_of_a_search_see_other_images_and_the_search_the_same(road):
+    calibration = load_supernet(road / "supernet").holdout.calibration
+    assert _chosen(calibration, None, "calibration", 0) == list(calibration)
+    halves = [set(_chosen(calibration, None, "calibration", seed)) for seed in (1, 2)]
+    assert [len(half) for half in halves] == [4, 4] and halves[0] != halves[1] and halves[0] | halves[1] < set(calibration)
+    assert [_chosen((1, 2, 3, 4), 2, "calibration", seed) for seed in range(3)] == [[1, 2], [3, 4], [1, 2]]
+    assert [len(batch) for batch in load_evaluator(road / "supernet", seed=1).calibration] == [4]
+    result = json.loads((road / "search" / "result.json").read_text())
+    assert result["noise"]["halves"] and result["about"]["calibration"] == 8 and result["about"]["seed"] == 0
+
+
 @pytest.mark.parametrize("source", ["run", "supernet"])
 def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
     words = {"run": ["--run", road / "retrain"],
@@ -95,6 +142,48 @@ def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
     for result in results:
         assert result["max_abs_diff"] < 1e-4 * result["std"]
         assert all((tmp_path / file.split("/")[-1]).is_file() for file in result["files"])
+        for weights, told in (("real", result), ("randomised", result["randomised"])):
+            figures = f"max abs diff {told['max_abs_diff']:.3g}, outputs' std {told['std']:.3g}"
+            assert any(f"{weights} weights" in check and figures in check for check in result["checks"])
+    if source == "run":
+        assert call("export", *words, "--format", "onnx", "--out", tmp_path) == 0
+        line = capsys.readouterr().out
+        figures = [f"{result['max_abs_diff']:.1e}", f"{result['std']:.3g}", f"{result['randomised']['max_abs_diff']:.1e}",
+                   f"{result['randomised']['std']:.3g}"]
+        expected = "onnx    {}  max abs diff {} (outputs' std {}); with random weights {} (std {})\n"
+        assert line == expected.format(tmp_path / "network.onnx", *figures)
+
+
+@pytest.mark.parametrize("source", ["file", "-"])
+def test_several_architectures_are_exported_under_a_name_each(road, capsys, tmp_path, monkeypatch, source):
+    first = json.loads((road / "search" / "arch.json").read_text())
+    second = {**first, "choices": {**first["choices"], "scale": [1.8] * 20}}
+    several = tmp_path / "archs.jsonl"
+    several.write_text("".join(json.dumps(arch) + "\n" for arch in (first, second)))
+    monkeypatch.setattr("sys.stdin", io.StringIO(several.read_text()))
+    words = ["--supernet", road / "supernet", "--arch", several if source == "file" else "-", "--out", tmp_path / "out"]
+    assert call("export", *words, "--format", "symbol", "--name", "net", "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [result["files"] for result in results] == [
+        [str(tmp_path / "out" / f"net-{number}-{end}") for end in ("symbol.json", "0000.params")] for number in (1, 2)]
+    for arch, result in zip(read_archs(str(several)), results, strict=True):
+        assert json.loads(Path(f"{result['files'][1]}.json").read_text())["arch"] == arch.to_json()
+
+
+def test_commands_named_after_the_search_of_an_elastic_supernet_work(road, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tiny.sandwich(road / "data", epochs=1), "my supernet", lambda text: None)
+    words = ["--budget", 4, "--population", 2, "--targets", 2]
+    assert call("search", "--supernet", "my supernet", "--out", "my family", *words) == 0
+    commands = next_words(capsys.readouterr().err)
+    assert [words[0] for words in commands] == ["evaluate", "export", "plot", "history"]
+    for words in commands:
+        assert call(*words) == 0
+    assert sorted(path.name for path in Path("my family/export").glob("*.onnx")) == ["network-1.onnx", "network-2.onnx"]
+    capsys.readouterr()
+    assert call("evaluate", "--supernet", "my supernet", "--arch", "my family/arch.json") == 0
+    assert next_words(capsys.readouterr().err) == [["export", "--supernet", "my supernet", "--arch", "my family/arch.json",
+                                                    "--out", "my family/export"]]
 
 
 def test_a_gluoncv_network_is_evaluated_and_exported(road, tmp_path, capsys):

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from oneshot_nas.plots.curves import read_metrics, training_curves
 from oneshot_nas.plots.distribution import EPOCHS, compared, distribution, named_sampler, sampler_costs, uniform_costs
 from oneshot_nas.plots.ranking import ranking
 from oneshot_nas.plots.runs import limits_of, plot_run
+from oneshot_nas.plots.samplers import ATTENTIVE, SAMPLERS
 from oneshot_nas.plots.search import best_of, search_progress, search_scatter
 from oneshot_nas.plots.style import COLOURS, PALE, save
 from oneshot_nas.search.candidate import Candidate
@@ -37,7 +39,8 @@ from oneshot_nas.search.loop import run_search
 from oneshot_nas.search.pareto import pareto_front
 from oneshot_nas.search.record import save_record
 from oneshot_nas.search.storage import sqlite_url
-from oneshot_nas.search.task import OBJECTIVES, SearchTask, limits_json
+from oneshot_nas.search.task import OBJECTIVES, Screening, SearchTask, limits_json
+from oneshot_nas.sections import Sampler
 
 SMALL = {"layout": "small", "input_size": 32, "last_channels": 64, "classes": 10}
 
@@ -359,6 +362,12 @@ def test_a_supernet_run_gives_curves_and_the_distribution_of_its_sampler(superne
         assert 900 < width < 1600 and 700 < height < 1600
 
 
+def test_a_run_that_chooses_by_losses_is_drawn_by_what_it_chooses_from(supernet_run):
+    (supernet_run / "config.yaml").write_text(json.dumps({"space": "spos_shufflenet", "epochs": 4, "options": SMALL,
+                                                          "sampler": {"name": "bestup", "bins": 3}}))
+    assert [path.name for path in plot_run(supernet_run, count=50)] == ["curves.png", "distribution.png"]
+
+
 def test_a_fixed_run_gives_curves_and_its_architecture(tmp_path, space):
     write_json(tmp_path / "arch.json", "architecture", space.largest().to_json())
     write_metrics(tmp_path / "metrics.jsonl", metrics_lines(3))
@@ -385,6 +394,20 @@ def test_a_search_gives_scatter_progress_and_best_architecture(searches, capsys)
 
 
 
+def test_a_search_with_a_predictor_says_so(tmp_path, space, monkeypatch):
+    figures = []
+    monkeypatch.setattr("oneshot_nas.plots.runs.save", lambda figure, path: figures.append(figure))
+    screen = Screening(lambda *known: None, {"predictor": "fitted"}, children=10)
+    task = SearchTask(space, Limits((1e6, 5e6)), budget=4, population=2, screen=screen)
+    (run := tmp_path / "run").mkdir()
+    run_search(task, lambda arch: {"top1": fake_top1(arch)}, start_history(task, sqlite_url(run / "study.db")), progress=False)
+    plot_run(run)
+    assert figures[1].get_suptitle() == "evolution with a predictor"
+    assert figures[0].get_suptitle().startswith("evolution with a predictor: 4 candidates")
+    shutil.copytree(run, tmp_path / "other")
+    plot_run(run, [str(tmp_path / "other")])
+    assert "evolution with a predictor (other): best so far" in lines_of(figures[4].axes[0])
+
 
 def test_a_search_kept_elsewhere_is_found(tmp_path, searches, capsys):
     url = sqlite_url(searches / "copy" / "study.db")
@@ -403,6 +426,10 @@ def test_runs_that_cannot_be_drawn_say_why_and_write_nothing(tmp_path, supernet_
     refused("no run folder", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     refused("holds no run of this program", tmp_path / "empty")
+    (tmp_path / "space.json").write_text("{}")  # beside the folder of the supernet
+    refused(f"is a run of oneshot-nas shrink, whose .* in {supernet_run}; plot that one: .* plot {supernet_run}$", tmp_path)
+    assert len(plot_run(supernet_run, count=10)) == 2
+    shutil.rmtree(supernet_run / "plots")
     (supernet_run / "metrics.jsonl").unlink()
     refused("no finished epoch yet", supernet_run)
     assert not (supernet_run / "plots").exists()
@@ -441,10 +468,21 @@ def test_the_command_draws_an_architecture_samplers_and_a_ranking(tmp_path, spac
     (["--arch", "a.json"], "--arch needs --out FILE.png, got none"),
     (["--arch", "a.json", "--out", "x.pdf"], "got x.pdf"),
     (["--arch", "nowhere.json", "--out", "x.png"], "cannot read architectures from nowhere.json"),
-    (["--arch", "a.json", "--compare", "run", "--out", "x.png"], "--compare, --storage and --study go with"),
-    (["run", "--sampler", "box"], "go with --distribution"),
+    (["--arch", "a.json", "--compare", "run", "--out", "x.png"], "--compare goes with RUN, not with --arch; leave it out"),
+    (["run", "--sampler", "box"], "--sampler goes with --distribution, not with RUN"),
+    (["run", "--seed", "0"], "--seed goes with --distribution, not with RUN"),
+    (["run", "--rule", "macs"], "--rule goes with --arch or --distribution, not with RUN"),
+    (["run", "--option", "a=1"], "--option goes with --distribution, not with RUN"),
+    (["--arch", "a.json", "-n", "1000", "--out", "x.png"], "--count goes with RUN or --distribution, not with --arch"),
+    (["--ranking", "a", "b", "--params", ":4M", "--out", "x.png"], "--params goes with --distribution, not with --ranking"),
+    (["--distribution", "spos_shufflenet", "--score", "top1", "--out", "x.png"], "--score goes with --ranking, not with"),
+    (["--distribution", "spos_shufflenet", "--flops", "290M:330M", "--out", "x.png"],
+     "limits of the samplers bins, box, stroll and flops; choose one of them with --sampler"),
+    (["--distribution", "spos_shufflenet", "--sampler", "uniform", "--params", ":4M", "--out", "x.png"], "choose one of them"),
+    (["--distribution", "nowhere.yaml", "--seed", "0", "--out", "x.png"], "--seed go with a space"),
     (["--distribution", "spos_shufflenet", "--sampler", "warm", "--out", "x.png"], "unknown sampler 'warm'"),
-    (["--distribution", "spos_shufflenet", "--sampler", "bins", "--out", "x.png"], "needs both FLOPs bounds"),
+    (["--distribution", "spos_shufflenet", "--sampler", "bins", "--out", "x.png"],
+     "sampler 'bins' needs both FLOPs bounds; give them, such as --flops 290M:360M"),
     (["--distribution", "nowhere.yaml", "--out", "x.png"], "cannot read recipe nowhere.yaml"),
     (["--distribution", "nowhere.yaml", "--sampler", "box", "--out", "x.png"], "go with a space"),
     (["--distribution", "spos_shufflenet", "--rule", "x", "--out", "x.png"], "unknown cost rule 'x'"),
@@ -453,6 +491,48 @@ def test_wrong_use_of_the_command_is_one_line(words, message, capsys):
     assert cli(["plot", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_help_and_errors_name_the_samplers_that_can_be_drawn(space, tmp_path, capsys):
+    assert cli(["plot", "--help"]) == 0
+    named = "uniform, bins, box, stroll or flops"
+    assert f"Sampler of a SPACE: {named} (default" in " ".join(capsys.readouterr().out.split())
+    assert {*SAMPLERS, *ATTENTIVE} == set(get_args(Sampler.model_fields["name"].annotation))
+    for name in ("warm", *ATTENTIVE):
+        with pytest.raises(UserError, match=f"'{name}'.* {named}$"):
+            named_sampler(name)
+    for name in SAMPLERS:
+        assert len(sampler_costs(space, named_sampler(name, *([] if name == "uniform" else ["2M:4M"])), 2).flops) == 2
+
+
+def test_a_ranking_has_a_score_of_its_own_for_each_file(tmp_path, candidates, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("oneshot_nas.plots.ranking.ranking", lambda *sides: drawn.append(sides) or Figure())
+    found = {name: tmp_path / f"{name}.jsonl" for name in ("angles", "alone", "both")}
+    archs = [candidate.arch.to_json() for candidate in candidates[:5]]
+
+    def write(name, numbers, scores):
+        found[name].write_text("".join(json.dumps({"arch": archs[i], "scores": scores(i)}) + "\n" for i in numbers))
+
+    def plot(*words):
+        drawn.clear()
+        assert cli(["plot", "--out", str(tmp_path / "x.png"), "--ranking", *map(str, words)]) == 0
+        return drawn[0][2:], capsys.readouterr().err
+
+    write("angles", range(4), lambda i: {"angle": i / 2})
+    write("alone", range(1, 5), lambda i: {"top1": i / 10, "top5": 1})
+    write("both", range(1, 3), lambda i: {"top1": i / 10, "angle": i})
+    labels, told = plot(found["angles"], found["alone"], "--score", "angle")
+    assert labels == ("angles: angle", "alone: top1 (%)")
+    assert drawn[0][:2] == ([0.5, 1, 1.5], pytest.approx([10, 20, 30]))
+    assert told == f"compared are 3 architectures; without a partner are 1 of {found['angles']} and 1 of {found['alone']}\n"
+    assert plot(found["alone"], found["alone"]) == (("alone: top1 (%)",) * 2, "")
+    assert plot(found["both"], found["alone"], "--score", "top1")[0] == ("both: top1 (%)", "alone: top1 (%)")
+    assert plot(found["both"], found["angles"], "--score", "angle")[0] == ("both: angle", "angles: angle")
+    assert plot(found["both"], found["both"], "--score", "angle")[0] == ("both: angle", "both: top1 (%)")
+    assert plot(found["both"], found["alone"], "--standalone-score", "top5")[0] == ("both: top1 (%)", "alone: top5 (%)")
+    assert cli(["plot", "--out", "x.png", "--ranking", str(found["alone"]), str(found["angles"]), "--score", "top5"]) == 2
+    assert f"{found['angles']} line 1 has no finite number 'top1'" in capsys.readouterr().err
 
 
 def test_more_than_one_architecture_and_a_fixed_recipe_are_refused(tmp_path, space, capsys):

@@ -11,11 +11,12 @@ import urllib.request
 from dataclasses import dataclass, field
 
 import pytest
+import tiny
 import yaml
 
 from oneshot_nas.arch import get_space, read_arch_file
 from oneshot_nas.cli.main import run
-from oneshot_nas.config import RunFolder
+from oneshot_nas.config import RunFolder, dump_recipe
 from oneshot_nas.files import read_json
 from oneshot_nas.shell import program
 
@@ -82,6 +83,46 @@ def test_a_search_writes_its_files_and_says_what_comes_next(tmp_path, capsys):
     assert [line for line in err.splitlines() if line.startswith("next: ")] == [f"next: {text}" for text in result["next"]]
     assert out.startswith(f"best        candidate {result['best']['index']}: ") and "front" in out and "noise" in out
     assert len(folder.log.read_text().splitlines()) == 12
+
+
+def next_words(err):
+    """The words of the commands that stderr names."""
+    return [shlex.split(line.removeprefix("next: "))[1:] for line in err.splitlines() if line.startswith("next: ")]
+
+
+def test_next_commands_quote_what_has_spaces(capsys):
+    assert search("--supernet", "my super/", out="my found/") == 0
+    train, plot, history = next_words(capsys.readouterr().err)
+    assert train == ["train", "--recipe", "my super/config.yaml", "--arch", "my found/arch.json", "--out", "my found-retrain"]
+    assert run(plot) == run(history) == 0
+    told = read_json("my found/result.json", "search-result")["next"]
+    assert [shlex.split(text)[1:] for text in told] == [train, plot, history]
+
+
+def test_networks_of_a_sandwich_trained_supernet_are_exported_at_once(tmp_path, capsys):
+    (tmp_path / "super").mkdir()
+    (tmp_path / "super" / "config.yaml").write_text(dump_recipe(tiny.sandwich(tmp_path / "data")))
+    assert search() == 0
+    words, _, _ = next_words(capsys.readouterr().err)
+    assert words == ["export", "--supernet", "super", "--arch", "found/arch.json", "--out", "found/export"]
+    assert search("--targets", "2", out="family") == 0
+    evaluate, words, _, _ = next_words(capsys.readouterr().err)
+    assert evaluate == ["evaluate", "--supernet", "super", "--arch", "family/family.jsonl", "--json"]
+    assert words == ["export", "--supernet", "super", "--arch", "family/family.jsonl", "--out", "family/export"]
+
+
+def test_the_noise_is_told_with_what_it_was_calibrated_on(monkeypatch, capsys):
+    assert search() == 0
+    assert "over 2 repeats, each calibrated on another half of the images; the best is" in capsys.readouterr().out
+    assert read_json("found/result.json", "search-result")["noise"]["halves"] is True
+    assert search("--calib-images", "4", out="few") == 0
+    assert "over 2 repeats; the best is" in capsys.readouterr().out
+    assert read_json("few/result.json", "search-result")["noise"]["halves"] is False
+    monkeypatch.setattr(Fake, "__init__", lambda self, seed: setattr(self, "seed", 0) or setattr(self, "about", {"weights": "a"}))
+    assert search(out="same") == 0
+    assert "standard deviation 0.0000 of top1 over 2 repeats, each calibrated on another half" in capsys.readouterr().out
+    assert search("--calib-images", "4", out="all") == 0
+    assert "noise       0: the repeats saw the same images" in capsys.readouterr().out
 
 
 def test_the_record_repeats_the_search(tmp_path):

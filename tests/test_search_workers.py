@@ -8,12 +8,13 @@ import time
 from collections import Counter
 
 import optuna
+import pytest
 from optuna.storages import InMemoryStorage
 
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.limits import Limits
 from oneshot_nas.search.history import History, read_history
-from oneshot_nas.search.loop import run_search
+from oneshot_nas.search.loop import _held_interrupts, run_search
 from oneshot_nas.search.storage import claim_study, sqlite_url
 from oneshot_nas.search.task import SearchTask
 
@@ -43,6 +44,10 @@ def make_evaluate(folder, company=False):
         return {"top1": sum(arch.choices["scale"]) / 40}
     return evaluate
 
+if __name__ == "__mp_main__" and (Path(__file__).parent / "slow").exists():
+    (Path(__file__).parent / f"imports-{os.getpid()}").touch()
+    time.sleep(1)
+
 if __name__ == "__main__":
     folder, workers = sys.argv[1], int(sys.argv[2])
     url = sqlite_url(Path(folder) / "study.db")
@@ -51,7 +56,10 @@ if __name__ == "__main__":
         run_search(task(), make_evaluate(folder), history, progress=False)
     else:
         others = Workers(workers - 1, url, "search", functools.partial(make_evaluate, folder))
-        run_parallel(task(), make_evaluate(folder, company=True), history, others)
+        try:
+            run_parallel(task(), make_evaluate(folder, company=True), history, others)
+        except KeyboardInterrupt:
+            sys.exit(130)
 """
 
 
@@ -68,7 +76,8 @@ def expected():
 def start(folder, workers=1):
     script = folder / "worker.py"
     script.write_text(SCRIPT)
-    return subprocess.Popen([sys.executable, str(script), str(folder), str(workers)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, str(script), str(folder), str(workers)], stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
 
 
 def working(folder):
@@ -121,3 +130,45 @@ def test_a_spawned_worker_that_is_killed_is_replaced_by_the_others(tmp_path):
     _, errors = parent.communicate(timeout=60)
     assert parent.returncode == 0, errors
     check(tmp_path, victim)
+
+
+def test_ctrl_c_while_the_workers_import_is_silent(tmp_path):
+    (tmp_path / "slow").touch()
+    parent = start(tmp_path, workers=3)
+    wait_for(lambda: len(list(tmp_path.glob("imports-*"))) == 2)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=60)  # the workers are gone, too, once nobody can write there any more
+    assert (parent.returncode, errors) == (130, "")
+
+
+def test_a_worker_that_works_can_be_interrupted(tmp_path):
+    parent = start(tmp_path, workers=2)
+    wait_for(lambda: set(working(tmp_path)) - {parent.pid})
+    victim = next(pid for pid in working(tmp_path) if pid != parent.pid)
+    (tmp_path / f"hang-{victim}").touch()
+    before = working(tmp_path)[victim]
+    wait_for(lambda: working(tmp_path)[victim] > before)
+    os.kill(victim, signal.SIGINT)
+    _, errors = parent.communicate(timeout=20)
+    assert (parent.returncode, errors) == (0, "")
+    check(tmp_path, victim)
+
+
+def test_workers_end_with_a_parent_that_is_killed_while_they_import(tmp_path):
+    (tmp_path / "slow").touch()
+    parent = start(tmp_path, workers=3)
+    wait_for(lambda: len(list(tmp_path.glob("imports-*"))) == 2)
+    parent.kill()
+    parent.communicate(timeout=30)  # ends when the last worker has closed stderr
+
+
+def test_ctrl_c_while_workers_are_started_is_kept():
+    before = signal.getsignal(signal.SIGINT)
+    done = []
+    with pytest.raises(KeyboardInterrupt), _held_interrupts():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append("all started")
+    assert done and signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

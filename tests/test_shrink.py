@@ -277,6 +277,16 @@ def test_what_cannot_work_is_refused_before_training(changes, plan, message, dat
     assert not (tmp_path / "shrink.json").exists()
 
 
+def test_the_folder_of_the_supernet_is_named_when_its_parent_is_given(shrunk, capsys, tmp_path):
+    for indicator in ("accuracy", "angle"):
+        words = ["search", "--supernet", str(shrunk), "--out", str(tmp_path / "found"), "--indicator", indicator]
+        assert run(words) == 2
+        assert capsys.readouterr().err == (f"error: {shrunk} is not a supernet run itself, its supernet lies in "
+                                           f"{shrunk / 'supernet'} (see shrink); give that folder\n")
+    assert run(["search", "--supernet", str(tmp_path), "--out", str(tmp_path / "found")]) == 2
+    assert "holds no supernet.json, so it is not a supernet run" in capsys.readouterr().err
+
+
 def test_another_run_in_the_folder_is_refused(shrunk, data):
     with pytest.raises(UserError, match="another shrinking run.*samples: 20 -> 21"):
         shrink(recipe(data), shrunk, replace(PLAN, samples=21), quiet)

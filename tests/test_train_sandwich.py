@@ -257,7 +257,7 @@ def test_start_supernet_has_the_recalibrated_statistics_and_refuses_what_does_no
     arch = evaluator.space.smallest()
     recipe = tiny.recipe(data, arch=arch.to_json(), start={"supernet": str(tmp_path / "supernet")})
     job = make_job(recipe, loop.open_source(recipe))
-    begin(recipe.start, job, None, 1)
+    begin(recipe.start, job, None, 1, quiet)
     images = evaluator.validation[0]
     assert np.allclose(job.net(images).asnumpy(), evaluator.network(arch)(images).asnumpy(), atol=1e-4)
     other = tiny.recipe(data, arch=arch.to_json(), mean=[1, 2, 3], start={"supernet": str(tmp_path / "supernet")})

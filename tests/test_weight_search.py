@@ -137,7 +137,9 @@ def test_evaluate_prints_the_indicator(supernet, everything, capsys):
     assert run([*words, "--indicator", "bn-gamma", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"arch": arch.to_json(), "bn-gamma": pytest.approx(score)}
     assert run([*words, "--indicator", "bn-gamma"]) == 0
-    assert capsys.readouterr().out == f"bn-gamma {score:.6f}\n"
+    captured = capsys.readouterr()
+    assert captured.out == f"bn-gamma {score:.6f}\n"
+    assert captured.err == f"next: {program()} train --recipe {supernet}/config.yaml --arch archs.jsonl --out archs-retrain\n"
     assert run([*words, "--indicator", "angle", "--json"]) == 0  # frozen convolutions have not turned
     assert json.loads(capsys.readouterr().out) == {"arch": arch.to_json(), "angle": 0.0}
     assert run([*words, "--indicator", "accuracy", "--json"]) == 0

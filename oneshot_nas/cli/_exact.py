@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from oneshot_nas.arch import Space
+from oneshot_nas.cli._found import network_command
 from oneshot_nas.config import RunFolder
 from oneshot_nas.costs.limits import Limits, human
 from oneshot_nas.files import read_json, write_json
@@ -24,8 +25,7 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
     """
     history = open_run(arguments["compare"]) if arguments["compare"] else None
     supernet, out = arguments["supernet"], arguments["out"]
-    commands = [command("train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain"),
-                command("plot", out)]
+    commands = [network_command(supernet, str(run.arch), str(run.path)), command("plot", out)]
     start = time.perf_counter()
     scores = indicator.unit_scores(space)
     result = exact_result(space, scores, indicator.name, limits, arguments["top_k"], about, commands)

@@ -6,9 +6,10 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from oneshot_nas.config import RunFolder
+from oneshot_nas.config import RunFolder, read_recipe
 from oneshot_nas.costs.limits import human
 from oneshot_nas.files import read_json, write_json, write_text
 from oneshot_nas.search.candidate import Candidate
@@ -25,18 +26,17 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
            load_evaluator: Callable[..., Any], json_: bool) -> None:
     """Measure the noise, write arch.json and result.json, and print the result."""
     supernet, out = arguments["supernet"], arguments["out"]
-    following = [
-        ["train", "--recipe", f"{supernet}/config.yaml", "--arch", f"{out}/arch.json", "--out", f"{out}-retrain"],
-        ["plot", out],
-        ["history", out, "--json"],
-    ]
+    commands = [network_command(supernet, str(run.arch), str(run.path)), command("plot", out), command("history", out, "--json")]
     if task.targets:
-        following.insert(0, ["evaluate", "--supernet", supernet, "--arch", f"{out}/{FAMILY}", "--json"])
-    commands = [command(*words) for words in following]
+        family = str(run.path / FAMILY)
+        if elastic(supernet):
+            commands[0] = network_command(supernet, family, str(run.path))
+        commands.insert(0, command("evaluate", "--supernet", supernet, "--arch", family, "--json"))
     load = functools.lru_cache(maxsize=1)(load_evaluator)
     candidates = history.candidates
     result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
-    result["noise"] = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
+    noise = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
+    result["noise"] = noise and {**noise, "halves": arguments["calib_images"] is None}
     if task.screen:
         from oneshot_nas.indicators.predictor import screening_tau
 
@@ -55,6 +55,30 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
         print(f"the search ended early: {ending.reason}", file=sys.stderr)
     print("\n".join(table(result, line(best))))
     print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
+
+
+def elastic(supernet: str) -> bool:
+    """Whether the networks of a supernet are good as they are: it was trained by the sandwich rule."""
+    config = RunFolder(supernet).config
+    return config.exists() and read_recipe(config).sampler.sandwich is not None
+
+
+def network_command(supernet: str, arch: str, name: str) -> str:
+    """The command that makes a network of an architecture: training, or export where a network needs none of its own.
+
+    `name` is the run folder that the network's own is called after.
+    """
+    if elastic(supernet):
+        return command("export", "--supernet", supernet, "--arch", arch, "--out", f"{name}/export")
+    return command("train", "--recipe", str(RunFolder(supernet).config), "--arch", arch, "--out", f"{name}-retrain")
+
+
+def run_name(arch: str) -> str:
+    """What a network's run is called after: the folder of an ``arch.json``, otherwise the file without its ending."""
+    path = Path(arch)
+    if path.name == RunFolder(path.parent).arch.name and path.parent.name not in ("", ".."):
+        return str(path.parent)
+    return str(path.with_suffix("") if path.suffix in (".json", ".jsonl") else path)
 
 
 def line(candidate: Candidate) -> str:
@@ -81,10 +105,12 @@ def table(result: dict[str, Any], best: str) -> list[str]:
         rows.append(("predictor", f"Kendall's tau {result['screen']['held_out_tau']:.3f} on candidates held out from the fit"))
     rows += [("family", member_line(member)) for member in result.get("family", ())]
     noise = result["noise"]
-    if noise and noise["std"] == 0:
+    if noise and noise["std"] == 0 and not noise["halves"]:
         rows.append(("noise", "0: the repeats saw the same images; --calib-images below the number held out makes them differ"))
     elif noise:
         ahead = f"; the best is {noise['lead']:.4f} ahead of the next" if noise["lead"] is not None else ""
         spread = f"standard deviation {noise['std']:.4f} of {result['objective']} over {noise['repeats']} repeats"
+        if noise["halves"]:
+            spread += ", each calibrated on another half of the images"
         rows.append(("noise", spread + ahead))
     return [f"{name:<11} {text}" for name, text in rows]

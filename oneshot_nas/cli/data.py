@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneshot_nas import shell
+from oneshot_nas.data.folder import SUFFIXES, VAL_RATIO
 
 if TYPE_CHECKING:
     from oneshot_nas.data.datasets import Dataset, Report
@@ -54,9 +56,12 @@ def digits(
 
 @app.command()
 def folder(
-    source: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or with train/ and val/ of these.")],
+    source: Annotated[Path, typer.Argument(
+        help="Folder with one folder of images per class, or with train/ and val/ of these. "
+             f"Images are files that end in {' '.join(SUFFIXES)}.")],
     out: Out,
-    val_ratio: ValRatio = 0.1,
+    val_ratio: Annotated[float | None, typer.Option(
+        help=f"Share of every class that goes to val (default: {VAL_RATIO}); not with train/ and val/ folders.")] = None,
     resize: Resize = None,
     quality: Quality = 95,
     seed: Seed = 0,
@@ -71,13 +76,17 @@ def folder(
     """
     from oneshot_nas.data.packers import pack_folder
 
-    dataset, skipped = pack_folder(
+    dataset, skipped, others = pack_folder(
         source, out, val_ratio=val_ratio, resize=resize, quality=quality, seed=seed, skip_bad=skip_bad, threads=threads,
         overwrite=overwrite,
     )  # fmt: skip
     for reason in skipped:
         typer.echo(f"left out: {reason}", err=True)
-    _tell(out, "folder", dataset, as_json, skipped)
+    if others:
+        endings = ", ".join(f"{count} {ending}" for ending, count in others.items())
+        files = "1 file" if sum(others.values()) == 1 else f"{sum(others.values())} files"
+        typer.echo(f"left out: {files} with other endings than {' '.join(SUFFIXES)}: {endings}", err=True)
+    _tell(out, "folder", dataset, as_json, skipped, others)
 
 
 @app.command()
@@ -143,12 +152,13 @@ def _show(report: Report) -> None:
         typer.echo(f"  and {len(report.bad) - SHOWN} more; --json lists all")
 
 
-def _tell(out: Path, source: str, dataset: Dataset, as_json: bool, skipped: tuple[str, ...] = ()) -> None:
+def _tell(out: Path, source: str, dataset: Dataset, as_json: bool, skipped: tuple[str, ...] = (),
+          others: Mapping[str, int] | None = None) -> None:
     """Print what was written and the command that comes next."""
     counts, size = dataset.counts, dataset.image_size
     if as_json:
         about = {"data": str(out), "classes": dataset.class_count, **counts, "image_size": size, "skipped": skipped}
-        typer.echo(json.dumps({**about, "mean": dataset.mean, "std": dataset.std}))
+        typer.echo(json.dumps({**about, "other_files": others or {}, "mean": dataset.mean, "std": dataset.std}))
         return
     sizes = "x".join(map(str, size)) if size else "sizes vary"
     typer.echo(f"{out}: {counts['train']} train and {counts['val']} val images of {dataset.class_count} classes, {sizes}")

@@ -36,10 +36,10 @@ def command(
     """
     import json
     import sys
+    from pathlib import Path
 
     from oneshot_nas.cli.search import INDICATORS
     from oneshot_nas.errors import UserError
-    from oneshot_nas.shell import command
     from oneshot_nas.values import show
 
     known = [name for name, each in INDICATORS.items() if not each.screened]
@@ -75,9 +75,10 @@ def command(
             print(f"top1 {scores['top1']:.4f}  top5 {scores['top5']:.4f}  on {scores['images']} images", flush=True)
         else:
             print("  ".join(f"{name} {value:.6f}" for name, value in scores.items() if name != "arch"), flush=True)
-    if len(archs) == 1 and arch != "-":
-        words = ("train", "--recipe", f"{supernet}/config.yaml", "--arch", str(arch), "--out", f"{supernet}-retrain")
-        print(f"next: {command(*words)}", file=sys.stderr)
+    if len(archs) == 1 and Path(str(arch)).is_file():  # not standard input, nor a pipe
+        from oneshot_nas.cli._found import network_command, run_name
+
+        print(f"next: {network_command(str(supernet), str(arch), run_name(str(arch)))}", file=sys.stderr)
 
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,

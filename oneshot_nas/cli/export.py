@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ def command(
     out: Annotated[str, typer.Option(help="folder for the files", metavar="DIR")],
     run: Annotated[str | None, typer.Option(help="run folder of a trained fixed network", metavar="RUN")] = None,
     supernet: Annotated[str | None, typer.Option(help="run folder of a supernet, with --arch", metavar="RUN")] = None,
-    arch: Annotated[str | None, typer.Option(help="architecture to take from the supernet", metavar="FILE")] = None,
+    arch: Annotated[str | None, typer.Option(
+        help="architecture to take from the supernet: arch.json, JSON lines (each exported as NAME-1, NAME-2 ...), or - for "
+             "standard input", metavar="FILE|-")] = None,
     format_: Annotated[str, typer.Option("--format", help="comma list of symbol, onnx")] = "symbol,onnx",
     resize: Annotated[str, typer.Option(
         help="inside: the network resizes its images to its resolution itself; outside: it takes images of that resolution",
@@ -27,6 +29,8 @@ def command(
     Every file is read back and its output compared with the network's before success is said.
 
     Example:  oneshot-nas export --run runs/retrain --format symbol,onnx --out runs/retrain/export
+
+    Example:  oneshot-nas export --supernet runs/elastic --arch runs/family/family.jsonl --out runs/family/export
     """
     import json
 
@@ -43,15 +47,24 @@ def command(
     if (run is None) == (supernet is None) or (supernet is not None) != (arch is not None):
         raise UserError("give either --run RUN of a fixed network, or --supernet RUN with --arch FILE")
 
+    from oneshot_nas.arch import read_archs
     from oneshot_nas.export.deliver import deliver, from_run, from_supernet, resize_outside
 
-    network = from_run(run) if run is not None else from_supernet(str(supernet), str(arch))
-    if resize == "outside":
-        network = resize_outside(network)
-    results = deliver(network, out, formats, name)
+    archs = list(read_archs(str(arch))) if supernet is not None else []
+    networks = [from_run(run)] if run is not None else from_supernet(str(supernet), archs)
+    everything = []
+    for number, network in enumerate(networks, 1):
+        shipped = resize_outside(network) if resize == "outside" else network
+        results = deliver(shipped, out, formats, name if len(archs) < 2 else f"{name}-{number}")
+        everything += results
+        for result in () if json_ else results:
+            print(_line(result), flush=True)
     if json_:
-        print(json.dumps(results))
-        return
-    for result in results:
-        files = ", ".join(result["files"])
-        print(f"{result['format']:7} {files}  max abs diff {result['max_abs_diff']:.2e}, outputs' std {result['std']:.3g}")
+        print(json.dumps(everything))
+
+
+def _line(result: dict[str, Any]) -> str:
+    """One format's files and how far they are from the network."""
+    random = result["randomised"]
+    return (f"{result['format']:7} {', '.join(result['files'])}  max abs diff {result['max_abs_diff']:.1e} (outputs' std "
+            f"{result['std']:.3g}); with random weights {random['max_abs_diff']:.1e} (std {random['std']:.3g})")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneshot_nas.errors import UserError
+from oneshot_nas.plots.samplers import LIMITED, SAMPLERS, named_samplers, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from oneshot_nas.plots.distribution import Costs
+
+USED = {  # what is drawn, and the arguments of `command` that say how
+    "RUN": ("run", "compare", "storage", "study", "count", "as_json"),
+    "--arch": ("arch", "out", "rule", "as_json"),
+    "--distribution": ("distribution", "out", "sampler", "flops", "params", "option", "count", "seed", "rule", "as_json"),
+    "--ranking": ("ranking", "out", "score", "standalone_score", "as_json"),
+}
 
 
 def command(
@@ -29,14 +38,19 @@ def command(
         metavar="A.jsonl B.jsonl", help="Draw the indicator scores of A against the stand-alone scores of B.")] = None,
     out: Annotated[str | None, typer.Option(help="The picture to write; with all but RUN.", metavar="FILE.png")] = None,
     sampler: Annotated[list[str] | None, typer.Option(
-        metavar="NAME", help="Sampler of a SPACE: uniform, bins, box or stroll; may be repeated.")] = None,
-    flops: Annotated[str | None, typer.Option(metavar="LO:HI", help="FLOPs limits of --sampler, such as 290M:360M.")] = None,
-    params: Annotated[str | None, typer.Option(metavar="LO:HI", help="Parameter limits of --sampler.")] = None,
+        metavar="NAME", help=f"Sampler of a SPACE: {words(SAMPLERS)} (default: uniform); may be repeated.")] = None,
+    flops: Annotated[str | None, typer.Option(
+        metavar="LO:HI", help=f"FLOPs limits of the samplers {words(LIMITED, 'and')}, such as 290M:360M.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="LO:HI", help="Their parameter limits.")] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A space option; may be repeated.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Architectures of each sampler.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --sampler.")] = 0,
-    rule: Annotated[str, typer.Option(metavar="RULE", help="How FLOPs are counted.")] = "macs",
-    score: Annotated[str, typer.Option(help="The score that --ranking compares.")] = "top1",
+    count: Annotated[int | None, typer.Option(
+        "-n", "--count", min=1, help="Architectures of each sampler (default: 1000).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samplers of a SPACE (default: 0).")] = None,
+    rule: Annotated[str | None, typer.Option(metavar="RULE", help="How FLOPs are counted (default: macs).")] = None,
+    score: Annotated[str | None, typer.Option(
+        metavar="NAME", help="The score of A that --ranking compares, such as bn-gamma (default: top1).")] = None,
+    standalone_score: Annotated[str | None, typer.Option(
+        metavar="NAME", help="The score of B (default: top1, or that of --score where B has no top1).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
 ) -> None:
     """Draw a run (supernet, fixed network or search), or one picture of something else, and print the files.
@@ -46,36 +60,44 @@ def command(
     Example:  oneshot-nas plot --arch arch.json --out arch.png
 
     Example:  oneshot-nas plot --distribution spos_shufflenet --sampler uniform --sampler bins --flops 290M:360M --out x.png
+
+    Example:  oneshot-nas plot --ranking scores.jsonl standalone.jsonl --score bn-gamma --out ranking.png
     """
+    arguments = [name for name, value in locals().items() if value is not None and value != []]
     what = {"RUN": run, "--arch": arch, "--distribution": distribution, "--ranking": ranking}
     given = [name for name, value in what.items() if value]
     if len(given) != 1:
         raise UserError(f"give exactly one of {', '.join(what)}; got {' and '.join(given) or 'none'}")
     if run and out:
         raise UserError("the pictures of a run go to RUN/plots; --out goes with --arch, --distribution or --ranking")
-    if (compare or storage or study) and not run:
-        raise UserError("--compare, --storage and --study go with the RUN of a search")
+    check_used(given[0], arguments)
     if not run and (out is None or not out.endswith(".png")):
         raise UserError(f"{given[0]} needs --out FILE.png, got {out or 'none'}")
-    if (sampler or flops or params) and not distribution:
-        raise UserError("--sampler, --flops and --params go with --distribution SPACE")
 
-    from oneshot_nas.plots.runs import plot_run
+    from oneshot_nas.plots.runs import COUNT, plot_run
     from oneshot_nas.plots.style import save
 
     if run:
-        files = plot_run(run, compare or (), count, storage, study)
+        files = plot_run(run, compare or (), count or COUNT, storage, study)
     elif arch:
-        files = [save(draw_arch(arch, rule), str(out))]
+        files = [save(draw_arch(arch, rule or "macs"), str(out))]
     elif ranking:
-        files = [save(draw_ranking(*ranking, score), str(out))]
+        files = [save(draw_ranking(*ranking, score or "top1", standalone_score), str(out))]
     else:
         from oneshot_nas.plots.distribution import distribution as draw_samples
 
-        samples = samples_of(distribution or [], sampler or [], flops, params, option or [], count, seed, rule)
+        samples = samples_of(distribution or [], sampler or [], flops, params, option or [], count or COUNT, seed, rule)
         files = [save(draw_samples(samples), str(out))]
     for path in files:
         typer.echo(json.dumps({"file": str(path)}) if as_json else str(path))
+
+
+def check_used(what: str, arguments: list[str]) -> None:
+    """Raise UserError for an argument that says nothing about what is drawn."""
+    for name in arguments:
+        if name not in USED[what]:
+            users = words([other for other in USED if name in USED[other]])
+            raise UserError(f"--{name.replace('_', '-')} goes with {users}, not with {what}; leave it out")
 
 
 def draw_arch(path: str, rule: str) -> Figure:
@@ -90,34 +112,63 @@ def draw_arch(path: str, rule: str) -> Figure:
     return architecture(arch, "" if path == "-" else Path(path).stem, rule)
 
 
-def draw_ranking(first: str, second: str, score: str) -> Figure:
-    """The scores of two JSON Lines files against each other; accuracies in percent. Raises: UserError."""
+def draw_ranking(first: str, second: str, score: str, standalone_score: str | None) -> Figure:
+    """The scores of two JSON Lines files against each other; accuracies in percent.
+
+    Without a name, the second score is 'top1', or the first one where the second file has no 'top1'. Raises: UserError.
+    """
     from oneshot_nas.indicators.ranking import paired, read_scores
     from oneshot_nas.plots.ranking import ranking
 
+    found = read_scores(first, score)
+    name = standalone_score or default_standalone(second, score)
+    alone = read_scores(second, name)
+    indicator, standalone = paired(found, alone, (first, second))
+    lonely = [f"{len(scores) - len(indicator)} of {path}" for path, scores in ((first, found), (second, alone))
+              if len(scores) > len(indicator)]
+    if lonely:
+        typer.echo(f"compared are {len(indicator)} architectures; without a partner are {' and '.join(lonely)}", err=True)
+    x, x_label = percent(first, score, indicator)
+    y, y_label = percent(second, name, standalone)
+    return ranking(x, y, x_label, y_label)
+
+
+def default_standalone(path: str, score: str) -> str:
+    """The name 'top1', or `score` where only that is in the file."""
+    from oneshot_nas.indicators.ranking import read_scores
+
+    for name in ("top1", score):
+        with suppress(UserError):
+            read_scores(path, name)
+            return name
+    return "top1"
+
+
+def percent(path: str, score: str, values: list[float]) -> tuple[list[float], str]:
+    """Values as a picture has them, accuracies in percent, and what they are."""
     scale, unit = (100, " (%)") if score in ("top1", "top5") else (1, "")
-    indicator, standalone = paired(read_scores(first, score), read_scores(second, score), (first, second))
-    labels = [f"{Path(path).stem}: {score}{unit}" for path in (first, second)]
-    return ranking([scale * value for value in indicator], [scale * value for value in standalone], *labels)
+    return [scale * value for value in values], f"{Path(path).stem}: {score}{unit}"
 
 
 def samples_of(sources: list[str], samplers: list[str], flops: str | None, params: str | None, options: list[str], count: int,
-               seed: int, rule: str) -> dict[str, Costs]:
+               seed: int | None, rule: str | None) -> dict[str, Costs]:
     """Costs of every named sampler (default: uniform) of every space, and of the samplers of recipes. Raises: UserError."""
     from oneshot_nas.arch import get_space, list_spaces, parse_options
     from oneshot_nas.config import Recipe, read_recipe, training_space
-    from oneshot_nas.plots.distribution import named_sampler, sampler_costs
+    from oneshot_nas.plots.distribution import sampler_costs
 
+    if set(sources) & set(list_spaces()):
+        configs = named_samplers(samplers or ["uniform"], flops, params, rule or "macs")
+    elif samplers or flops or params or rule or seed is not None:
+        raise UserError(f"--sampler, --flops, --params, --rule and --seed go with a space, '{sources[0]}' is none of "
+                        f"{', '.join(list_spaces())}; a recipe says its own, leave them out")
     samples: dict[str, Costs] = {}
     for source in sources:
         if source in list_spaces():
             space = get_space(source, **parse_options(source, options))
             epochs = int(Recipe.model_fields["epochs"].default)
-            for name in samplers or ["uniform"]:
-                config = named_sampler(name, *((None, None) if name == "uniform" else (flops, params)), rule)
-                samples[f"{source}, {name}"] = sampler_costs(space, config, count, epochs, seed)
-        elif samplers or flops or params:
-            raise UserError(f"--sampler, --flops and --params go with a space, '{source}' is none of {', '.join(list_spaces())}")
+            for config in configs:
+                samples[f"{source}, {config.name}"] = sampler_costs(space, config, count, epochs, seed or 0)
         else:
             recipe = read_recipe(source)
             if recipe.space is None:

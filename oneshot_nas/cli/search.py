@@ -84,7 +84,8 @@ def command(
         help="A finished search whose regret --algorithm exact tells.", metavar="RUN")] = None,
     calib_images: Annotated[int | None, typer.Option(help="Held-out images for BatchNorm statistics (default: all).")] = None,
     val_images: Annotated[int | None, typer.Option(help="Held-out images that are classified (default: all).")] = None,
-    repeats: Annotated[int, typer.Option(min=0, help="Evaluate the best three so often again, calibrated anew.")] = 2,
+    repeats: Annotated[int, typer.Option(
+        min=0, help="Evaluate the best three so often again, calibrated on other --calib-images, or on halves of all.")] = 2,
     storage: Annotated[str | None, typer.Option(help="Database of a shared history (default: in RUN2).", metavar="URL")] = None,
     study: Annotated[str, typer.Option(help="Name of the history in the storage.", metavar="NAME")] = "search",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes on this machine that share the history.")] = 1,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,16 @@ from oneshot_nas.data.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, 
 from oneshot_nas.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VAL_RATIO = 0.1  # share of each class that goes to val where nobody says
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files with labels (int64), by position."""
+    """Image files with labels (int64), by position; `others` counts the files beside them that are not taken, by their ending."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
+    others: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,7 +85,8 @@ def load_folder(root: str | os.PathLike, class_count: int | None = None) -> Imag
 def list_folder(source: str | os.PathLike) -> tuple[list[str], dict[str, Files]]:
     """Return (sorted class names, files by part): parts "train" and "val" when there are such folders, else "train" alone.
 
-    Files are sorted; hidden ones are passed over. Raises: UserError for no classes, an empty class, or parts with other classes.
+    Files are sorted; hidden ones are passed over. Raises: UserError for no or one class, an empty class, or parts with
+    other classes.
     """
     source = Path(source).expanduser()
     if not source.is_dir():
@@ -91,6 +96,9 @@ def list_folder(source: str | os.PathLike) -> tuple[list[str], dict[str, Files]]
         raise UserError(f"{source} has only one of the folders train and val; give both, or class folders alone")
     roots = roots or {"train": source}
     classes = _subfolders(roots["train"])
+    if len(classes) < 2:
+        raise UserError(f"{roots['train']} has a single class folder, '{classes[0]}'; at least 2 are needed: give the folder "
+                        "that holds a folder of images per class")
     for root in roots.values():
         other = sorted(set(_subfolders(root)) ^ set(classes))
         if other:
@@ -109,12 +117,21 @@ def _subfolders(root: Path) -> list[str]:
 def _files(root: Path, classes: list[str]) -> Files:
     paths: list[Path] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for label, name in enumerate(classes):
-        found = sorted(
-            path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
+        found: list[Path] = []
+        for path in _visible(root / name):
+            if path.suffix.lower() in SUFFIXES:
+                found.append(path)
+            elif path.is_file():
+                others[path.suffix.lower() or "no ending"] += 1
         if not found:
             raise UserError(f"class folder {root / name} holds no images ({' '.join(SUFFIXES)}); remove it or fill it")
-        paths += found
+        paths += sorted(found)
         labels += [label] * len(found)
-    return Files(tuple(paths), np.array(labels, np.int64))
+    return Files(tuple(paths), np.array(labels, np.int64), others)
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield all that is in a folder at any depth, but what is hidden or inside a hidden folder."""
+    return (path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts))

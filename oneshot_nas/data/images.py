@@ -105,12 +105,14 @@ class Preprocessing:
 
 def decode(encoded: bytes) -> np.ndarray:
     """Return the image as uint8 RGB, height x width x 3, EXIF rotation ignored as MXNet does. Raises: ValueError."""
+    if not encoded:
+        raise ValueError("cannot be decoded as an image (empty file)")
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ValueError(f"cannot be decoded as an image ({str(error).strip()})") from error
     if image is None:
-        raise ValueError(f"cannot be decoded as an image ({len(encoded)} bytes, starting {encoded[:8].hex(' ') or 'nowhere'})")
+        raise ValueError(f"cannot be decoded as an image ({len(encoded)} bytes, starting {encoded[:8].hex(' ')})")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from oneshot_nas.data.datasets import Dataset, load_dataset
-from oneshot_nas.data.folder import Files, list_folder
+from oneshot_nas.data.folder import VAL_RATIO, Files, list_folder
 from oneshot_nas.data.holdout import split_train_val
 from oneshot_nas.data.images import decode, encode, ordered_map
 from oneshot_nas.data.recordio import write_records
@@ -24,6 +25,7 @@ from oneshot_nas.progress import track
 
 Sample = tuple[int, bytes, np.ndarray]  # label, what is stored, its pixels (uint8 RGB)
 PACKING = ".packing"  # folder inside a data set that holds what is being packed
+NAMED = 5  # classes that a message names before it counts
 KEPT = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG: what MXNet's own OpenCV surely reads
 
 
@@ -58,20 +60,23 @@ def pack_folder(
     source: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    val_ratio: float = 0.1,
+    val_ratio: float | None = None,
     resize: int | None = None,
     quality: int = 95,
     seed: int = 0,
     skip_bad: bool = False,
     threads: int = 2,
     overwrite: bool = False,
-) -> tuple[Dataset, tuple[str, ...]]:
-    """Write a folder of class folders, or of train/ and val/ with these, as a data set; return it and the images left out.
+) -> tuple[Dataset, tuple[str, ...], dict[str, int]]:
+    """Write a folder of class folders, or of train/ and val/ with these, as a data set.
+
+    Returns: the data set, a reason for each image that was left out, and the number of files that are no images by their ending.
 
     Classes are the folder names in sorted order. JPEG and PNG files are stored byte by byte; one whose short side exceeds
-    `resize` is shrunk and stored as JPEG of `quality`; other formats become PNG. Without train/ and val/ folders, `val_ratio` of
-    each class goes to val.
-    Raises: UserError for an empty class folder, or, without `skip_bad`, naming the first image that cannot be read.
+    `resize` is shrunk and stored as JPEG of `quality`; other formats become PNG. Without train/ and val/ folders, `val_ratio`
+    (0.1 unless given) of each class goes to val.
+    Raises: UserError for too few classes or images, for a `val_ratio` beside a val/ folder, or, without `skip_bad`, naming the
+    first image that cannot be read.
     """
     if resize is not None and resize < 1:
         raise UserError(f"resize {resize}: give the short side in pixels, for example 256")
@@ -80,8 +85,12 @@ def pack_folder(
     classes, parts = list_folder(source)
     files = parts["train"]
     if "val" in parts:
+        if val_ratio is not None:
+            raise UserError(f"{source} has a val folder, which becomes val as it is; leave out --val-ratio {val_ratio:g}")
         chosen = [(files, shuffled(len(files), seed, 0)), (parts["val"], np.arange(len(parts["val"])))]
     else:
+        _check_counts(source, classes, files.labels)
+        val_ratio = VAL_RATIO if val_ratio is None else val_ratio
         chosen = [(files, positions) for positions in split_train_val(files.labels, val_ratio, seed)]
     skipped: list[str] = []
 
@@ -111,7 +120,8 @@ def pack_folder(
     train, val = (samples(files, positions) for files, positions in chosen)
     totals = (len(chosen[0][1]), len(chosen[1][1]))
     dataset = write_dataset(out, made_by, classes, train, val, overwrite=overwrite, totals=totals)
-    return dataset, tuple(skipped)
+    others = sum((Counter(part.others) for part in parts.values()), Counter())
+    return dataset, tuple(skipped), dict(sorted(others.items()))
 
 
 def write_dataset(
@@ -195,6 +205,16 @@ def _check_free(out: Path, made_by: dict[str, Any], overwrite: bool) -> None:
     same = about.is_file() and read_json(about, "dataset").get("made_by") == made_by
     if not same or made_by["source"] == "folder":
         raise UserError(f"{taken[0]} is already there; give another folder, or replace it with --overwrite")
+
+
+def _check_counts(source: str | os.PathLike, classes: list[str], labels: np.ndarray) -> None:
+    """Raise UserError that names the classes which have too few images for a split."""
+    lonely = [classes[label] for label in np.flatnonzero(np.bincount(labels) < 2)]
+    if lonely:
+        more = f" and {len(lonely) - NAMED} more" if len(lonely) > NAMED else ""
+        names = ", ".join(f"'{name}'" for name in lonely[:NAMED])
+        raise UserError(f"class folders of {source} with a single image: {names}{more}; a split into train and val needs at "
+                        "least 2 per class: add images, remove these folders, or make train and val folders yourself")
 
 
 def _stored(encoded: bytes, resize: int | None, quality: int) -> tuple[bytes, np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mxnet.gluon import HybridBlock
 
-from oneshot_nas.arch import read_arch_file
+from oneshot_nas.arch import Arch
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
 from oneshot_nas.export.onnx import export_onnx
@@ -69,21 +70,27 @@ def from_run(folder: str) -> Delivery:
     return Delivery(run.net, run.identity, run.preprocessing)
 
 
-def from_supernet(folder: str, arch_file: str) -> Delivery:
-    """A stand-alone network with the supernet's weights, recalibrated on all its calibration images. Raises: UserError."""
+def from_supernet(folder: str, archs: Iterable[Arch]) -> Iterator[Delivery]:
+    """Yield stand-alone networks with the supernet's weights, each recalibrated on all its calibration images.
+
+    Raises: UserError, before the first one, when an architecture is not of the supernet's space.
+    """
     from oneshot_nas.indicators.accuracy import load_evaluator
     from oneshot_nas.train.runs import load_supernet
 
-    arch = load_supernet(folder).space.check(read_arch_file(arch_file))
+    run = load_supernet(folder)
+    checked = [run.space.check(arch) for arch in archs]
     evaluator = load_evaluator(folder)
-    net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
-    return Delivery(net, {"arch": arch.to_json()}, load_supernet(folder).preprocessing)
+    for arch in checked:
+        net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
+        yield Delivery(net, {"arch": arch.to_json()}, run.preprocessing)
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:
     """Write `network` in the formats 'symbol' and 'onnx' into `out`; each file is read back and compared.
 
-    Returns: one object per format with its files and the largest difference found. Raises: WorkError when it is too large.
+    Returns: one object per format with its files and the largest difference from the network: `max_abs_diff` at outputs of
+    deviation `std`, and the same for random weights in "randomised". Raises: WorkError when one is too large.
     """
     about = network.about()
     folder = Path(out)
@@ -100,6 +107,11 @@ def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name:
 
 
 def _result(kind: str, files: list[Path], found: tuple[Difference, ...]) -> dict[str, Any]:
-    worst = max(found, key=lambda difference: difference.max_abs_diff / max(difference.std, 1e-30))
-    return {"format": kind, "files": [str(path) for path in files], "max_abs_diff": worst.max_abs_diff, "std": worst.std,
-            "checks": [str(difference) for difference in found]}
+    return {"format": kind, "files": [str(path) for path in files], **_worst(found, "real"),
+            "randomised": _worst(found, "randomised"), "checks": [str(difference) for difference in found]}
+
+
+def _worst(found: tuple[Difference, ...], weights: str) -> dict[str, float]:
+    """The largest difference, as a share of the outputs' deviation, with real or with randomised weights."""
+    worst = max((each for each in found if each.weights == weights), key=lambda each: each.max_abs_diff / max(each.std, 1e-30))
+    return {"max_abs_diff": worst.max_abs_diff, "std": worst.std}

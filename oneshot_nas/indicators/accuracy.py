@@ -125,7 +125,8 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
 
     `calib_images` and `val_images` take the first so many of each list (both are in a class-balanced order); None takes
-    all. `seed` 1, 2 ... rotates the calibration list first, so that repeated evaluations show the measurement noise.
+    all. `seed` 1, 2 ... rotates the calibration list first, and in place of all takes half of it, so that repeated evaluations
+    show the measurement noise.
     With `split` "val" the whole validation set is classified, which nothing was selected on: the figure to report.
 
     Raises: UserError when more images are asked for than were held out, or there is no validation set.
@@ -157,14 +158,15 @@ def _check_validation(source: Source, folder: str) -> None:
 
 
 def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
-    """The first `count` positions after a rotation that `seed` decides."""
+    """The first `count` positions after a rotation that `seed` decides; None is all of them, or half with a seed above 0."""
     total = len(positions)
     if count is not None and not 1 <= count <= total:
         raise UserError(f"{count} {what} images asked for; the supernet's training kept {total} aside")
     if not total:
         raise UserError(f"the supernet's training kept no {what} images; train it with holdout.{what} above 0")
-    count = count or total
-    start = seed * (count if count < total else total // 3 + 1) % total
+    step = count if count is not None and count < total else total // 3 + 1
+    count = count or (total if seed == 0 else (total + 1) // 2)
+    start = seed * step % total
     return list((*positions[start:], *positions[:start])[:count])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ from oneshot_nas.config import Sampler as SamplerConfig
 from oneshot_nas.costs.limits import Limits, parse_limits
 from oneshot_nas.costs.table import cost_table, random_indices
 from oneshot_nas.errors import UserError
+from oneshot_nas.plots.samplers import named_sampler
 from oneshot_nas.plots.style import COLOURS, INK, MILLION, flops_label, styled
 from oneshot_nas.progress import track
 from oneshot_nas.train.sampling import make_sampler
@@ -38,14 +39,6 @@ def uniform_costs(space: Space, count: int, seed: int = 0, rule: str = "macs") -
     """Costs of `count` uniform architectures of the space."""
     flops, params = cost_table(space, rule)(random_indices(space, np.random.default_rng(seed), count))
     return Costs(flops, params, Limits(rule=rule))
-
-
-def named_sampler(name: str, flops: str | None = None, params: str | None = None, rule: str = "macs") -> SamplerConfig:
-    """The settings of a sampler by its name. Raises: UserError with the names there are."""
-    names = get_args(SamplerConfig.model_fields["name"].annotation)
-    if name not in names:
-        raise UserError(f"unknown sampler '{name}'; the samplers are {show(names)}")
-    return SamplerConfig.model_validate({"name": name, "flops": flops, "params": params, "rule": rule})
 
 
 def sampler_costs(space: Space, config: SamplerConfig, count: int, epochs: int = 1, seed: int = 0) -> Costs:

@@ -19,10 +19,12 @@ from oneshot_nas.files import read_json, read_text
 from oneshot_nas.plots.architecture import architecture
 from oneshot_nas.plots.curves import read_metrics, training_curves
 from oneshot_nas.plots.distribution import compared, distribution
+from oneshot_nas.plots.samplers import ATTENTIVE
 from oneshot_nas.plots.search import best_of, score_text, search_progress, search_scatter
 from oneshot_nas.plots.style import save
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.task import Objective
+from oneshot_nas.shell import command
 
 COUNT = 1000  # architectures of a sampler's distribution
 
@@ -45,6 +47,10 @@ def plot_run(folder: str | os.PathLike, compare: Sequence[str] = (), count: int 
         figures = dict(_supernet(run, count))
     elif run.arch.exists() or run.config.exists():
         figures = dict(_fixed(run))
+    elif (run.path / "space.json").exists() and (run.path / "supernet").is_dir():
+        supernet = run.path / "supernet"
+        raise UserError(f"{folder} is a run of oneshot-nas shrink, whose trained supernet is in {supernet}; "
+                        f"plot that one: {command('plot', supernet)}")
     else:
         raise UserError(f"{folder} holds no run of this program (no config.yaml, supernet.json, arch.json or study.db)")
     return [save(figure, run.plots / f"{name}.png") for name, figure in figures.items()]
@@ -66,8 +72,10 @@ def _supernet(run: RunFolder, count: int) -> Iterator[tuple[str, Figure]]:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
     metrics = read_metrics(run.metrics)
     yield "curves", training_curves(metrics, f"supernet of {space.name}", "validation (mean of random subnets)")
-    samples = compared(space, recipe.sampler, count, recipe.epochs, recipe.seed)
-    yield "distribution", distribution(samples, f"architectures that train the supernet of {space.name}")
+    sampler, what = recipe.sampler, f"architectures that train the supernet of {space.name}"
+    if sampler.name in ATTENTIVE:
+        sampler, what = sampler.model_copy(update={"name": "flops"}), f"architectures that '{sampler.name}' chooses from"
+    yield "distribution", distribution(compared(space, sampler, count, recipe.epochs, recipe.seed), what)
 
 
 def _fixed(run: RunFolder) -> Iterator[tuple[str, Figure]]:
@@ -99,8 +107,8 @@ def _search(run: RunFolder, compare: Sequence[str], storage: str | None, study: 
                             "only searches for the same objective can be compared")
         name = _name(other.about, Path(folder))
         histories[f"{name}, {len(histories) + 1}" if name in histories else name] = other.candidates
-    yield "search", search_scatter(candidates, population, limits, objective, about["algorithm"], about.get("targets", ()))
-    yield "progress", search_progress(histories, population, objective, "" if compare else about["algorithm"])
+    yield "search", search_scatter(candidates, population, limits, objective, method(about), about.get("targets", ()))
+    yield "progress", search_progress(histories, population, objective, "" if compare else method(about))
     title = f"best of the search (candidate {best.index}, {score_text(objective, best)})"
     yield "architecture", architecture(best.arch, title, limits.rule)
 
@@ -119,8 +127,13 @@ def _exact(run: RunFolder) -> Iterator[tuple[str, Figure]]:
     yield "architecture", architecture(best.arch, f"optimum of the search ({score_text(objective, best)})", limits.rule)
 
 
+def method(about: Mapping[str, Any]) -> str:
+    """How a search chose its candidates, for a title."""
+    return f"{about['algorithm']} with a predictor" if about.get("screen") else str(about["algorithm"])
+
+
 def _name(about: Mapping[str, Any], folder: Path) -> str:
-    return f"{about['algorithm']} ({folder.name})"
+    return f"{method(about)} ({folder.name})"
 
 
 def limits_of(content: Mapping[str, Any]) -> Limits:

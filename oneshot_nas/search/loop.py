@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
 from oneshot_nas.arch import Arch
@@ -174,14 +178,11 @@ class Workers:
     make_evaluate: Callable[[], Evaluate]
     one_machine: bool = False
 
-    def start(self, task: SearchTask) -> list[BaseProcess]:
-        """Spawn the processes; they end with the search, or when this process is gone."""
+    def processes(self, task: SearchTask) -> list[BaseProcess]:
+        """The processes, not yet started; they end with the search, or when this process is gone."""
         context = multiprocessing.get_context("spawn")
         names = [f"worker {number}" for number in range(2, self.count + 2)]
-        processes = [context.Process(target=_worker, args=(self, task), name=name) for name in names]
-        for process in processes:
-            process.start()
-        return list(processes)
+        return [context.Process(target=_worker, args=(self, task), name=name) for name in names]
 
 
 def run_parallel(task: SearchTask, evaluate: Evaluate, history: History, workers: Workers,
@@ -191,28 +192,60 @@ def run_parallel(task: SearchTask, evaluate: Evaluate, history: History, workers
     `workers.make_evaluate` and `task` must be picklable. A worker's own failure is one line on stderr and ends it alone.
     """
     task.check()
-    processes = workers.start(task)
+    processes = workers.processes(task)
     try:
+        with _held_interrupts():
+            for process in processes:
+                process.start()
         ending = run_search(task, evaluate, history, told=told)
         for process in processes:
             process.join(EXIT_SECONDS)
         return ending
     finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
+        started = [process for process in processes if process.pid is not None]
+        for process in started:
+            process.terminate()
+        for process in started:
             process.join()
 
 
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Within it, Ctrl-C waits for the end, and processes are started with SIGINT blocked: they wait for it too (`_worker`).
+
+    A process that Ctrl-C strikes while it starts up prints where it was.
+    """
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and would unblock SIGINT then
+    struck: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    ours = callable(before) and threading.current_thread() is threading.main_thread()  # else it is ignored, or never raised here
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: struck.append(number))  # other threads' signals come to it as well
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+        if struck:
+            signal.raise_signal(signal.SIGINT)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _worker(workers: Workers, task: SearchTask) -> None:
-    """What a spawned process does. Exit code 0, 1 (its own failure) or 130 (interrupted)."""
+    """What a spawned process does. Exit code 0, 1 (its own failure) or 130 (interrupted).
+
+    Ctrl-C waits until all is imported and loaded; before that the parent ends the process.
+    """
     keep_freed_memory()  # unlike the threads' variables, a process does not inherit it
     parent = multiprocessing.parent_process()
     name = multiprocessing.current_process().name
     try:
         with kept_interrupts():
             history = start_history(task, workers.url, workers.study, workers.one_machine)
-            run_search(task, workers.make_evaluate(), history, progress=False, wanted=lambda: parent is None or parent.is_alive())
+            evaluate = workers.make_evaluate()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            run_search(task, evaluate, history, progress=False, wanted=lambda: parent is None or parent.is_alive())
     except Stopped:
         pass
     except KeyboardInterrupt:
