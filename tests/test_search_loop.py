@@ -262,7 +262,7 @@ def test_waiting_for_others_is_bounded():
     start = time.monotonic()
     with pytest.raises(WorkError, match="no news for 0 s while waiting for candidate 0 by .*; candidate 1"):
         run_search(TASK, evaluate, b, progress=False, patience=0.1)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_a_worker_that_is_no_longer_wanted_stops_between_candidates():

@@ -82,5 +82,5 @@ def test_ctrl_c_lets_the_step_save_its_state(tmp_path):
         time.sleep(0.02)
     time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=120)
     assert (out.strip(), err) == ("130", "") and (tmp_path / "state").read_text() == "saved"
