@@ -274,6 +274,7 @@ def test_data_too_small_for_a_search_is_refused_before_training(tmp_path):
     held = json.loads((tmp_path / "run/supernet.json").read_text())["holdout"]
     assert (len(held["calibration"]), len(held["validation"])) == (1, 1)
     assert "--indicator bn-gamma" in next_command(tiny.supernet(few, holdout={"calibration": 0, "validation": 0}), "run")
+    assert "--out run-search" in next_command(tiny.supernet(some), "run/")
 
 
 @pytest.mark.parametrize(("first", "warned"), [(0, False), (1, True)])

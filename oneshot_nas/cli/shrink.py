@@ -32,6 +32,7 @@ def command(
     """
     import json
     import sys
+    from pathlib import Path
 
     from oneshot_nas.config import read_recipe
     from oneshot_nas.costs.analytic import check_rule
@@ -54,5 +55,5 @@ def command(
         print("\n".join(f"{choice.name}[{position}]  {' '.join(map(str, values))}"
                         for choice in space.choices for position, values in enumerate(choice.values)))
     again = ["train", "--recipe", recipe, *(word for each in set_ or () for word in ("--set", each)),
-             "--set", f"allowed={out}/space.json", "--out", f"{out}-supernet"]
+             "--set", f"allowed={Path(out) / 'space.json'}", "--out", f"{Path(out)}-supernet"]
     print(f"next: {command(*again)}", file=sys.stderr)

@@ -66,6 +66,7 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
 
 def next_command(recipe: Recipe, out: str | os.PathLike) -> str:
     """The command that makes use of a finished run."""
+    out = Path(out)  # without a slash at its end
     if recipe.space is not None and 0 in (recipe.holdout.calibration, recipe.holdout.validation):
         return command("search", "--supernet", out, "--out", f"{out}-search", "--indicator", "bn-gamma", "--algorithm", "exact")
     if recipe.space is not None:
