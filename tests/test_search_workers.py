@@ -119,13 +119,19 @@ def test_three_invocations_share_a_study_and_one_is_killed(tmp_path):
     check(tmp_path, victim.pid)
 
 
+def caught_worker(folder, parent):
+    """The process of a worker of `parent` that holds a candidate and will not finish it."""
+    wait_for(lambda: set(working(folder)) - {parent.pid})
+    victim = next(pid for pid in working(folder) if pid != parent.pid)
+    (folder / f"hang-{victim}").touch()
+    before = working(folder)[victim]
+    wait_for(lambda: working(folder)[victim] > before)
+    return victim
+
+
 def test_a_spawned_worker_that_is_killed_is_replaced_by_the_others(tmp_path):
     parent = start(tmp_path, workers=3)
-    wait_for(lambda: set(working(tmp_path)) - {parent.pid})
-    victim = next(pid for pid in working(tmp_path) if pid != parent.pid)
-    (tmp_path / f"hang-{victim}").touch()
-    before = working(tmp_path)[victim]
-    wait_for(lambda: working(tmp_path)[victim] > before)
+    victim = caught_worker(tmp_path, parent)
     os.kill(victim, signal.SIGKILL)
     _, errors = parent.communicate(timeout=60)
     assert parent.returncode == 0, errors
@@ -143,11 +149,7 @@ def test_ctrl_c_while_the_workers_import_is_silent(tmp_path):
 
 def test_a_worker_that_works_can_be_interrupted(tmp_path):
     parent = start(tmp_path, workers=2)
-    wait_for(lambda: set(working(tmp_path)) - {parent.pid})
-    victim = next(pid for pid in working(tmp_path) if pid != parent.pid)
-    (tmp_path / f"hang-{victim}").touch()
-    before = working(tmp_path)[victim]
-    wait_for(lambda: working(tmp_path)[victim] > before)
+    victim = caught_worker(tmp_path, parent)
     os.kill(victim, signal.SIGINT)
     _, errors = parent.communicate(timeout=120)
     assert (parent.returncode, errors) == (0, "")

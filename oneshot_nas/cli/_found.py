@@ -26,11 +26,10 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
            load_evaluator: Callable[..., Any], json_: bool) -> None:
     """Measure the noise, write arch.json and result.json, and print the result."""
     supernet, out = arguments["supernet"], arguments["out"]
-    commands = [network_command(supernet, str(run.arch), str(run.path)), command("plot", out), command("history", out, "--json")]
+    family = run.path / FAMILY
+    shipped = family if task.targets and elastic(supernet) else run.arch
+    commands = [network_command(supernet, str(shipped), str(run.path)), command("plot", out), command("history", out, "--json")]
     if task.targets:
-        family = str(run.path / FAMILY)
-        if elastic(supernet):
-            commands[0] = network_command(supernet, family, str(run.path))
         commands.insert(0, command("evaluate", "--supernet", supernet, "--arch", family, "--json"))
     load = functools.lru_cache(maxsize=1)(load_evaluator)
     candidates = history.candidates

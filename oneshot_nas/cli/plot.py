@@ -121,27 +121,25 @@ def draw_ranking(first: str, second: str, score: str, standalone_score: str | No
     from oneshot_nas.plots.ranking import ranking
 
     found = read_scores(first, score)
-    name = standalone_score or default_standalone(second, score)
-    alone = read_scores(second, name)
-    indicator, standalone = paired(found, alone, (first, second))
+    name, alone = standalone(second, [standalone_score] if standalone_score else ["top1", score])
+    indicator, reached = paired(found, alone, (first, second))
     lonely = [f"{len(scores) - len(indicator)} of {path}" for path, scores in ((first, found), (second, alone))
               if len(scores) > len(indicator)]
     if lonely:
         typer.echo(f"compared are {len(indicator)} architectures; without a partner are {' and '.join(lonely)}", err=True)
     x, x_label = percent(first, score, indicator)
-    y, y_label = percent(second, name, standalone)
+    y, y_label = percent(second, name, reached)
     return ranking(x, y, x_label, y_label)
 
 
-def default_standalone(path: str, score: str) -> str:
-    """The name 'top1', or `score` where only that is in the file."""
+def standalone(path: str, names: list[str]) -> tuple[str, dict[str, float]]:
+    """The first of the names that is in the file, and its scores. Raises: UserError about the first name when none is."""
     from oneshot_nas.indicators.ranking import read_scores
 
-    for name in ("top1", score):
+    for name in names:
         with suppress(UserError):
-            read_scores(path, name)
-            return name
-    return "top1"
+            return name, read_scores(path, name)
+    return names[0], read_scores(path, names[0])
 
 
 def percent(path: str, score: str, values: list[float]) -> tuple[list[float], str]:

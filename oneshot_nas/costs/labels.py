@@ -117,7 +117,7 @@ def reaches(steps: Sequence[Step], flops: Resource, params: Resource) -> list[Re
         for sign, limited in zip((1, -1), own.limited, strict=True):
             if limited and any(other.limited):
                 free = replace(own, low=int(own.least[0][0]), high=int(own.most[0][0]))
-                ends = {"flops": free, "params": other} if name == "flops" else {"flops": other, "params": free}
+                ends = {"flops": flops, "params": params, name: free}
                 problem = Problem(steps, [sign * amounts for amounts in own.amounts], **ends)
                 found.append(Reach(name, sign, _bound(problem), sign * (own.low if sign > 0 else own.high)))
     return found

@@ -80,10 +80,10 @@ def open_supernet(folder: str | Path) -> SupernetFiles:
     run = RunFolder(folder)
     if not run.path.is_dir():
         raise UserError(f"no run folder {folder}; `oneshot-nas train --recipe FILE.yaml --out {folder}` makes one")
-    inner = run.path / "supernet"
-    if not run.supernet.exists() and RunFolder(inner).supernet.exists():
-        raise UserError(f"{folder} is not a supernet run itself, its supernet lies in {inner} (see shrink); give that folder")
     if not run.supernet.exists():
+        inner = run.path / "supernet"
+        if RunFolder(inner).supernet.exists():
+            raise UserError(f"{folder} is not a supernet run itself, its supernet lies in {inner} (see shrink); give that folder")
         raise UserError(f"{folder} holds no supernet.json, so it is not a supernet run; give the folder of a trained supernet")
     about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
     try:
