@@ -31,7 +31,7 @@ def main() -> None:
     from oneshot_nas.sections import Optimizer
     from oneshot_nas.train.losses import CrossEntropy
     from oneshot_nas.train.step import run_step, targets, trainer_of
-    from oneshot_nas.train.trainable import freeze, reach
+    from oneshot_nas.train.trainable import freeze
 
     space = get_space(given.space, input_size=given.size, classes=100)
     x = mx.nd.random.normal(shape=(given.batch, 3, given.size, given.size))
@@ -48,8 +48,7 @@ def main() -> None:
         trainer = trainer_of(net.collect_params(), Optimizer(lr=0.01))
 
         def step(i: int) -> None:
-            images = x if way == "all" else reach(x.copy())
-            run_step(lambda shard: net(shard, archs[i % len(archs)]), [(images, y)], loss, trainer, given.batch)
+            run_step(lambda shard: net(shard, archs[i % len(archs)]), [(x, y)], loss, trainer, given.batch)
             mx.nd.waitall()
         return step
 

@@ -1,22 +1,34 @@
 """Training of some parameters only: what moves, what stays bit by bit, what is counted, and that statistics go on moving."""
 
+import random
+from functools import partial
+
+import mxnet as mx
 import numpy as np
 import pytest
 import tiny
-from mxnet import nd
+from mxnet import autograd, nd
 
 from oneshot_nas.arch import get_space
+from oneshot_nas.blocks import compiled
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.sections import Optimizer
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
+from oneshot_nas.train.losses import CrossEntropy
+from oneshot_nas.train.step import run_step, targets, trainer_of
 from oneshot_nas.train.trainable import Count, freeze
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+def forward(net, arch, images):
+    return net(images, arch)
 
 
 def before_and_after(recipe, folder, say=lambda text: None):
@@ -44,15 +56,34 @@ def test_frozen_weights_stay_bit_by_bit_and_statistics_move(which, contexts, dat
     assert {name.rpartition(":")[0] for name in arrays} <= moving
 
 
-def test_statistics_are_those_of_full_training_when_nothing_moves(data, tmp_path):
-    """MXNet moves them on the way back only, so a backward pass that ends at the first scoring BatchNorm would leave some out."""
-    ends = {}
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("name", ["spos_shufflenet", "proxyless_gpu"])
+def test_statistics_are_those_of_full_training_when_nothing_moves(name, plain, monkeypatch):
+    """A backward pass ends at the first scoring BatchNorm: before it, statistics move in the forward pass or it goes on."""
+    monkeypatch.setattr("oneshot_nas.blocks.compiled.usable", lambda parameters: not plain and compiled.available())
+    space = get_space(name, layout="small", input_size=32, classes=4)
+    images, wanted = nd.array(np.random.RandomState(0).rand(8, 3, 32, 32)), targets(nd.arange(8) % 4, 4, 0.1)
+    ends, nodes = {}, {}
     for which in ("all", "scoring-bn"):
-        recipe = tiny.narrow_supernet(data, epochs=1, trainable=which, optimizer={"lr": 1e-30, "wd": 0})
-        _, ends[which] = before_and_after(recipe, tmp_path / which)
-    for name, value in ends["all"].items():
-        if "running" in name:
-            assert value == pytest.approx(ends["scoring-bn"][name], rel=1e-3, abs=1e-5), name
+        mx.random.seed(0)
+        net = Supernet(space)
+        net.initialize()
+        if which != "all":
+            freeze(net, which)
+        trainer = trainer_of(net.collect_params(), Optimizer(lr=1e-30, wd=0.0))
+        for seed in (0, 1):
+            arch = space.sample(random.Random(seed))
+            run_step(partial(forward, net, arch), [(images, wanted)], CrossEntropy(), trainer, 8)
+        net.flush()
+        ends[which] = {key: p.data().asnumpy() for key, p in net._collect_params_with_prefix().items() if "running" in key}
+        with autograd.record():
+            nodes[which] = len(autograd.get_symbol(net(images, arch)).get_internals())
+    for key, value in ends["all"].items():
+        assert ends["scoring-bn"][key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
+    moved = [key for key, value in ends["all"].items() if value.any() and not (value == 1).all()]
+    assert {"stem.bn.running_mean", "stem.bn.running_var"} <= set(moved)
+    shorter = name == "proxyless_gpu" and not plain and compiled.available()
+    assert (nodes["scoring-bn"] < nodes["all"]) == shorter  # the first blocks are off the tape
 
 
 def test_a_fixed_network_trains_its_batch_norms(data, tmp_path):

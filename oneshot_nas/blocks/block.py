@@ -13,7 +13,7 @@ from mxnet.ndarray import NDArray
 
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.joins import JOINS
-from oneshot_nas.blocks.tracer import Tensor, Tracer
+from oneshot_nas.blocks.tracer import Tensor, Tracer, compiled_norms
 from oneshot_nas.ops import Op, largest
 from oneshot_nas.primitives import BatchNorm, Conv, Dense
 
@@ -84,6 +84,20 @@ class OpBlock(HybridBlock):
     def parameters(self) -> list[Parameter]:
         """All parameters of the layer, running statistics included."""
         return list(self._reg_params.values())
+
+    def trains(self) -> bool:
+        """Whether any parameter of the layer is trained."""
+        return any(parameter.grad_req != "null" for parameter in self._reg_params.values())
+
+    def settled(self) -> bool:
+        """Whether a training step moves every running statistic of the layer even if its input wants no gradient.
+
+        MXNet's BatchNorm moves them in the backward pass, which goes back to the first trained parameter only, the compiled one
+        in the forward pass.
+        """
+        forward = compiled_norms(self.physical) if self.fast else ()
+        return all(part.name in forward or self.parameter(f"{part.name}.beta").grad_req != "null"
+                   for part in self.op.chain() if isinstance(part, BatchNorm))
 
     def view(self, op: Op, private_statistics: bool = False) -> OpBlock:
         """A block that computes the smaller `op` on slices of these weights.

@@ -58,6 +58,7 @@ class Tracer:
         self.shared = shared
         self.fast = fast
         self.trains = fast and mode == "normal"  # operators that gain in the backward pass only
+        self.compiled_norms = compiled_norms(physical) if self.trains else frozenset()
         self.flag: Tensor = None  # see `_training_flag`
         self.momentum = momentum
         self.frozen = frozen
@@ -67,7 +68,6 @@ class Tracer:
         """Apply the chain of that branch."""
         nominal: Branch = self.nominal[branch]
         chain = list(zip(nominal.chain, self.physical[branch].chain, strict=True))
-        lean = self._lean(chain)
         place = 0
         while place < len(chain):
             primitive, actual = chain[place]
@@ -77,7 +77,7 @@ class Tracer:
                 x = self._folded(x, actual, norm, actual_norm)
                 place += 2
                 continue
-            if isinstance(actual, BatchNorm) and (lean or self._trains_faster(chain[place - 1][1])):
+            if isinstance(actual, BatchNorm) and actual.name in self.compiled_norms:
                 assert isinstance(primitive, BatchNorm)
                 kind = norm.kind if isinstance(norm, Activation) and norm.kind in compiled.FUSED else "none"
                 x = self._norm(x, primitive, actual, kind)
@@ -126,7 +126,7 @@ class Tracer:
         if weight is None:
             weight = self.weight(f"{actual.name}.weight", actual.weight_shape)
             bias = self.weight(f"{actual.name}.bias", (actual.out_channels,)) if actual.bias else None
-        if self._trains_faster(actual):
+        if self.trains and compiled_depthwise(actual):
             frozen = int(f"{actual.name}.weight" in self.frozen)
             return self.F.oneshot_nas_depthwise(x, weight, kernel=actual.kernel, stride=actual.stride, frozen=frozen)
         pad = actual.kernel // 2
@@ -134,16 +134,6 @@ class Tracer:
         return self.F.Convolution(
             *arguments, kernel=(actual.kernel,) * 2, stride=(actual.stride,) * 2, pad=(pad, pad), num_filter=actual.out_channels,
             num_group=actual.groups, no_bias=bias is None)
-
-    def _trains_faster(self, actual: Primitive) -> bool:
-        """Whether the compiled depthwise convolution takes its place; its forward pass alone would gain nothing."""
-        return (self.trains and isinstance(actual, Conv) and not actual.bias
-                and actual.groups == actual.out_channels and actual.kernel in compiled.KERNELS)
-
-    def _lean(self, chain: list[tuple[Primitive, Primitive]]) -> bool:
-        """Whether every BatchNorm is compiled: oneDNN's is slow on what compiled activations leave, memory in MXNet's order."""
-        return self.trains and any(
-            isinstance(primitive, Activation) and primitive.kind in compiled.ACTIVATIONS for primitive, _ in chain)
 
     def _norm(self, x: Tensor, primitive: BatchNorm, actual: BatchNorm, kind: str) -> Tensor:
         """BatchNorm and the non-linearity `kind` by the compiled operator.
@@ -206,6 +196,26 @@ class Tracer:
             bias = bias + self.weight(f"{conv.name}.bias", (conv.out_channels,)) * scale
         weight = F.broadcast_mul(self.weight(f"{conv.name}.weight", conv.weight_shape), F.reshape(scale, (-1, 1, 1, 1)))
         return self.conv(x, conv, conv, weight, bias)
+
+
+def compiled_depthwise(part: Primitive) -> bool:
+    """Whether the compiled depthwise convolution takes its place in training; its forward pass alone would gain nothing."""
+    return (isinstance(part, Conv) and not part.bias and part.groups == part.out_channels
+            and part.kernel in compiled.KERNELS)
+
+
+def compiled_norms(op: Op) -> frozenset[str]:
+    """Names of the BatchNorms of `op` (at physical widths) that training leaves to the compiled operator.
+
+    Those are the ones whose input lies in MXNet's memory order anyway, where oneDNN's are slow: behind a compiled depthwise
+    convolution, and all of a chain whose non-linearity is compiled.
+    """
+    def lean(chain: tuple[Primitive, ...]) -> bool:
+        return any(isinstance(part, Activation) and part.kind in compiled.ACTIVATIONS for part in chain)
+
+    return frozenset(
+        part.name for branch in op.branches() for before, part in zip((None, *branch.chain), branch.chain, strict=False)
+        if isinstance(part, BatchNorm) and (lean(branch.chain) or (before is not None and compiled_depthwise(before))))
 
 
 def _conv(tracer: Tracer, x: Tensor, primitive: Conv, actual: Conv) -> Tensor:

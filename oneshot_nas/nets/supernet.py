@@ -109,32 +109,40 @@ class Supernet(Block):
 
     def forward(self, x: NDArray, arch: Arch) -> NDArray:
         """Logits (N, classes) of `arch`. Raises: UserError when `arch` is not of this space."""
-        self.flush()
-        for layer in self.space.plan(self.space.check(arch)).layers:
-            x = self._view(layer.weights, layer.op)(x)
-        return x
+        return self._run(x, [[(layer.weights, layer.op)] for layer in self.space.plan(self.space.check(arch)).layers])
 
     def calm(self, x: NDArray, arch: Arch) -> NDArray:
         """Logits of `arch` as by ``net(x, arch)``, without dropout and drop connect. Raises: UserError."""
-        self.flush()
-        for layer in self.space.plan(self.space.check(arch)).layers:
-            x = self._view(layer.weights, layer.op.calm())(x)
-        return x
+        return self._run(x, [[(layer.weights, layer.op.calm())] for layer in self.space.plan(self.space.check(arch)).layers])
 
     def mean_of_blocks(self, x: NDArray, arch: Arch) -> NDArray:
         """Logits when every layer averages all its operators at the other choices of `arch` (predecessor's all-blocks phase).
 
         Raises: UserError when the space has no choice 'block'.
         """
-        self.flush()
         values = self.space.choice("block").values
         plans = []
         for place in range(max(map(len, values))):
             blocks = tuple(allowed[min(place, len(allowed) - 1)] for allowed in values)
             plans.append(self.space.plan(self.space.arch({**arch.choices, "block": blocks})).layers)
-        for layers in zip(*plans, strict=True):
-            distinct = {layer.weights: layer for layer in layers}.values()
-            outputs = [self._view(layer.weights, layer.op)(x) for layer in distinct]
+        return self._run(x, [list({layer.weights: layer.op for layer in layers}.items()) for layers in zip(*plans, strict=True)])
+
+    def _run(self, x: NDArray, layers: list[list[tuple[str, Op]]]) -> NDArray:
+        """Logits of the chain of `layers`, each the mean of some operators (name of the weights, op).
+
+        A backward pass ends at the first trained parameter. Where that is too late for the running statistics of a layer, the
+        layer's input is given a gradient of its own.
+        """
+        self.flush()
+        reached = not autograd.is_recording()
+        for operators in layers:
+            views = [self._view(*each) for each in operators]
+            if not reached and not all(view.settled() for view in views):
+                x = x.detach()
+                x.attach_grad()
+                reached = True
+            reached = reached or any(view.trains() for view in views)
+            outputs = [view(x) for view in views]
             x = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
         return x
 

@@ -34,7 +34,7 @@ from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metri
 from oneshot_nas.train.schedule import learning_rate
 from oneshot_nas.train.start import begin
 from oneshot_nas.train.step import LOSS_SCALE, accumulate, forget_gradients, mix, run_step, targets, trainer_of
-from oneshot_nas.train.trainable import freeze, reach
+from oneshot_nas.train.trainable import freeze
 from oneshot_nas.train.zoo import make_teacher
 
 RESTORED = 7  # counter of the seeds that a run continues with after a restore
@@ -221,8 +221,6 @@ class _Loop:
                 shards = list(zip(split_and_load(images.astype(recipe.dtype, copy=False), job.contexts),
                                   split_and_load(target, job.contexts), strict=True))
                 first, *students = job.forwards(self.seed, epoch, step, shards)
-                if recipe.trainable != "all":
-                    shards = [(reach(part), wanted) for part, wanted in shards]
                 losses, outputs = run_step(
                     first, shards, self.loss, self.trainer, len(labels), teacher=self.teacher, scale=LOSS_SCALE[recipe.dtype],
                     students=students, distil=self.distil, accept=self.watch.accept if self.watch else None,

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from mxnet.gluon import Block, Parameter
-from mxnet.ndarray import NDArray
 
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.supernet import Supernet
@@ -28,7 +27,7 @@ def freeze(net: Block, which: str) -> Count:
 
     'all', 'bn' (gamma and beta everywhere) or 'scoring-bn' (gamma and beta of `Op.scoring`, the last BatchNorm, of every
     candidate block, as the published BN-NAS code trains them: Chen et al., "BN-NAS: Neural Architecture Search with Batch
-    Normalization", ICCV 2021). Running statistics go on being updated, provided that `reach` is used in every step.
+    Normalization", ICCV 2021). Running statistics go on being updated.
 
     Raises: UserError when nothing would be left to train.
     """
@@ -54,10 +53,3 @@ def _scoring(net: Block) -> set[str]:
 
 def _numbers(parameters: set[Parameter]) -> int:
     return sum(math.prod(parameter.shape) for parameter in parameters)
-
-
-def reach(images: NDArray) -> NDArray:
-    """`images`, with a gradient of their own: MXNet moves running statistics on the way back only, so a step in which nothing
-    before some BatchNorm is trained must go back to the images all the same."""
-    images.attach_grad()
-    return images
