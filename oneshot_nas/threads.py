@@ -102,13 +102,18 @@ def read_cgroup(folder: Path, name: str) -> str | None:
         return None
 
 
+def prepare_process() -> None:
+    """Set threads and memory of a process that will import MXNet; before it does."""
+    configure_threads()
+    keep_freed_memory()
+
+
 def import_mxnet() -> ModuleType:
-    """Configure threads and memory and return the module `mxnet`.
+    """Prepare the process and return the module `mxnet`.
 
     Raises: UserError that says what to install when it cannot be imported.
     """
-    configure_threads()
-    keep_freed_memory()
+    prepare_process()
     try:
         return import_module("mxnet")
     except (ImportError, OSError, AttributeError) as error:

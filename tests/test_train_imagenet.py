@@ -78,6 +78,13 @@ def test_the_batch_is_per_device_and_cpus_can_share_it():
         recipe("--model oneshot --num-gpus 2 --num-cpus 2")
 
 
+def test_depthwise_kernels_start_as_the_flag_says():
+    assert recipe("--model oneshot --depthwise-init fan_in").depthwise_init == "fan_in"
+    assert recipe("--model oneshot").depthwise_init == "space"
+    with pytest.raises(UserError, match="--operator-warmup is for ShuffleNas"):
+        recipe("--model oneshot --operator-warmup 3")
+
+
 def test_flags_are_taken_with_underscores_too():
     assert recipe("--model ShuffleNas --use_se --num_epochs=5").options["se"] is True
     assert recipe("--model ShuffleNas --use_se --num_epochs=5").epochs == 5
@@ -111,6 +118,7 @@ def test_block_and_channel_choices_are_index_lists():
     ("--cs-warm-up --channels-layout ShuffleNetV2+ --ignore-first-two-cs",
      {"first_channel_epoch": 60, "warmup": "shufflenetv2+", "least_scale": 0.6}),
     ("--use-all-blocks --use-all-channels --num-epochs 9", {"average_blocks": True, "first_channel_epoch": 9}),
+    ("--operator-warmup 6", {"operator_warmup": 6, "first_channel_epoch": 60}),
     ("--train-upper-constraints flops-330-params-4.5", {"name": "box", "flops": "0M:330M", "params": "0M:4.5M"}),
     ("--train-constraint-method random --train-upper-constraints flops-330-params-0", {"name": "box", "flops": ":330M"}),
     ("--train-bottom-constraints flops-0-params-2", {"name": "box", "params": "2M:"}),

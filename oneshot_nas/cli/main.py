@@ -25,8 +25,7 @@ from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.interrupts import kept_interrupts
-from oneshot_nas.memory import keep_freed_memory
-from oneshot_nas.threads import configure_threads
+from oneshot_nas.threads import prepare_process
 
 PROGRAM = "oneshot-nas"
 UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
@@ -162,6 +161,5 @@ def _tell(line: str, code: int) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    configure_threads()  # before any command imports MXNet
-    keep_freed_memory()
+    prepare_process()
     sys.exit(run(sys.argv[1:]))

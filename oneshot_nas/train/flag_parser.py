@@ -75,6 +75,8 @@ def parser() -> Parser:
     add("--last-conv-after-pooling", switch=True, help=f"MobileNetV3 tail of {SUPERNET} and {FIXED}")
     add("--channels-layout", choices=tuple(LAYOUTS),
         help=f"stage widths of {SUPERNET} and {FIXED}; OneShot unless given, small is for 32x32")
+    add("--depthwise-init", choices=("space", "fan_in"), default="space",
+        help="start of depthwise kernels: as the space says, or fan_in, by kernel area; short trainings learn faster")
     add("--block-choices", metavar="0,0,3,...",
         help=f"the 20 operators of {FIXED}: 0-2 shuffle 3x3, 5x5, 7x7, 3 xception; the paper's unless given")
     add("--channel-choices", metavar="6,5,3,...",
@@ -136,6 +138,8 @@ def parser() -> Parser:
     add("--epoch-start-cs", type=int, default=60,
         help="first epoch, counted from 0, in which channels are chosen; before it every scale is the largest; -1 is the start")
     add("--cs-warm-up", switch=True, help="smaller scales join epoch by epoch from then on")
+    add("--operator-warmup", type=int, default=0, metavar="EPOCHS",
+        help="epochs over which the other operators join the first one of a layer; short trainings learn better")
     add("--ignore-first-two-cs", switch=True, help="never the scales 0.2 and 0.4")
     add("--train-constraint-method", choices=("", "random", "evolution"), default="",
         help="how to keep the limits: random (the usual one) is rejection, evolution strolls through them evenly; both begin "

@@ -59,8 +59,9 @@ def save_dir(args: Namespace) -> str:
 
 # flags that mean something for some models only
 ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "ignore_first_two_cs", "train_constraint_method",
-                  "train_upper_constraints", "train_bottom_constraints", "calibration_images", "search_images")),
+    ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "operator_warmup", "ignore_first_two_cs",
+                  "train_constraint_method", "train_upper_constraints", "train_bottom_constraints", "calibration_images",
+                  "search_images")),
     ("arch", ("block_choices", "channel_choices")),
     ("supernet or arch", ("channels_layout", "last_conv_after_pooling", "use_se")),
     ("zoo or gluoncv", ("use_pretrained",)),
@@ -133,6 +134,7 @@ def _sampler(args: Namespace) -> dict[str, Any]:
     sampler: dict[str, Any] = {
         "name": {"": "uniform", "random": "box", "evolution": "stroll"}[args.train_constraint_method],
         "average_blocks": args.use_all_blocks,
+        "operator_warmup": args.operator_warmup,
         "first_channel_epoch": args.num_epochs if args.use_all_channels else max(args.epoch_start_cs, 0),
     }
     if args.cs_warm_up:
@@ -185,6 +187,7 @@ def _training(args: Namespace) -> dict[str, Any]:
     decays = list(range(period, args.num_epochs, period)) if period else _numbers(args.lr_decay_epoch, "--lr-decay-epoch", int)
     return {
         "epochs": args.num_epochs, "batch_size": args.batch_size * devices, "seed": args.seed, "dtype": args.dtype,
+        "depthwise_init": args.depthwise_init,
         "device": "gpu" if args.num_gpus else "cpu", "contexts": devices,
         "optimizer": {"name": args.optimizer, "lr": args.lr, "momentum": args.momentum, "wd": args.wd, "no_wd": args.no_wd},
         "schedule": {"mode": args.lr_mode, "warmup_epochs": args.warmup_epochs, "warmup_lr": args.warmup_lr,

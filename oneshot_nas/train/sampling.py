@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
-from itertools import count, islice
+from itertools import count, islice, pairwise
 
 import numpy as np
 
@@ -30,7 +31,6 @@ WARMUP = {
     "shufflenetv2+": ((0, 1.8), (1, 1.6), (3, 1.4), (6, 1.2), (10, 1.0), (15, 0.8), (21, 0.6), (36, 0.4), (37, 0.2)),
 }
 POOL = 256  # architectures drawn together when sampling inside limits
-BIN_DRAWS = 4096  # uniform draws for a FLOPs bin before its nearest draw is taken
 CUTS, SUB_STEPS, STAY = 7, 8, 4  # strolling evolution: FLOPs ceilings down the box, params bounds at each, generations at each
 PARENTS, CHILDREN, TRIES, MUTATION = 5, 10, 200, 0.1
 PICKS = (6, 6, 6, 9, 9, 6, 6, 6)  # child trained at each sub-step; the very best ones hurt coverage
@@ -153,33 +153,19 @@ def box(space: Space, seed: int, limits: Limits) -> Sampler:
 
 
 def flops_bins(space: Space, seed: int, limits: Limits, bins: int) -> Sampler:
-    """A FLOPs bin uniformly, then a uniform architecture of that bin (official SPOS training: 7 bins of 10 M, 290-360 M).
+    """A FLOPs bin uniformly, then an architecture of it uniformly (official SPOS training: 7 bins of 10 M, 290-360 M).
 
-    Edge bins are rare among uniform draws, so they are strongly over-sampled on purpose. After `BIN_DRAWS` draws without
-    one in the bin, the draw nearest to it is used.
+    Edge bins are rare among uniform draws, so they are strongly over-sampled on purpose. The official code rejects uniform draws;
+    these are drawn from the bin as `box` draws from its limits. Raises: UserError when a bin has no architecture.
     """
-    edges = np.linspace(limits.flops[0], limits.flops[1], bins + 1)
-    table = cost_table(space, limits.rule)
-
-    def sampler(epoch: int, step: int, score: Score | None = None) -> list[Arch]:
-        rng = np.random.default_rng([seed, epoch, step])
-        chosen = int(rng.integers(bins))
-        best, distance = None, float("inf")
-        for _ in range(BIN_DRAWS // 512):
-            indices = random_indices(space, rng, 512)
-            flops, params = table(indices)
-            miss = np.maximum(edges[chosen] - flops, 0) + np.maximum(flops - edges[chosen + 1], 0)
-            miss = np.where((params >= limits.params[0]) & (params <= limits.params[1]), miss, np.inf)
-            place = int(np.argmin(miss))
-            if miss[place] < distance:
-                best, distance = indices[place], float(miss[place])
-            if distance == 0:
-                break
-        if best is None:
-            raise UserError(f"no architecture with {limits} in {BIN_DRAWS} uniform draws; widen the limits")
-        return [space.decode(best.tolist())]
-
-    return sampler
+    parts = [replace(limits, flops=ends) for ends in pairwise(np.linspace(*limits.flops, bins + 1).tolist())]
+    for part in parts:
+        try:
+            sample_within(space, part, np.random.default_rng(seed), 1)
+        except UserError as error:
+            raise UserError(f"sampler 'bins' with {limits} and {bins} bins: {error}") from None
+    boxes = [box(space, seed, part) for part in parts]
+    return lambda epoch, step, score=None: boxes[rng_of("bins", seed, epoch, step).randrange(bins)](epoch, step)
 
 
 def strolling(space: Space, seed: int, limits: Limits) -> Sampler:
