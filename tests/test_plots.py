@@ -31,6 +31,7 @@ from oneshot_nas.plots.distribution import EPOCHS, compared, distribution, named
 from oneshot_nas.plots.ranking import ranking
 from oneshot_nas.plots.runs import limits_of, plot_run
 from oneshot_nas.plots.samplers import ATTENTIVE, SAMPLERS
+from oneshot_nas.plots.scores import scores_against_flops
 from oneshot_nas.plots.search import best_of, search_progress, search_scatter
 from oneshot_nas.plots.style import COLOURS, PALE, save
 from oneshot_nas.search.candidate import Candidate
@@ -318,6 +319,35 @@ def test_rankings_that_cannot_be_drawn(first, second, message):
         ranking(first, second)
 
 
+# scores
+
+def test_scores_are_joined_by_rising_flops():
+    axes = scores_against_flops({"elastic": [(4_000_000, 80.0), (2_000_000, 75.0)], "winner": [(3_000_000, 84.0)]}).axes[0]
+    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[2, 75], [4, 80]], [[3, 84]]]
+    assert [line.get_label() for line in axes.get_lines()] == ["elastic", "winner"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("multiply-adds (M)", "top-1 accuracy (%)")
+
+
+def test_the_command_draws_scores_of_files(tmp_path, candidates, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("oneshot_nas.plots.scores.scores_against_flops", lambda *given: drawn.append(given) or Figure())
+    lines, out = tmp_path / "some.jsonl", tmp_path / "x.png"
+    lines.write_text("".join(json.dumps(candidate.to_json()) + "\n" for candidate in candidates))
+    for words, scale, label in (([], 100, "top1 (%)"), (["--rule", "mmrazor", "--score", "top1"], 100, "top1 (%)")):
+        assert cli(["plot", "--scores", str(lines), "--out", str(out), *words]) == 0
+        rule = "mmrazor" if words else "macs"
+        shown = [c for c in candidates if c.ok]
+        assert drawn.pop() == ({"some": [(cost(c.arch, rule).flops, scale * c.scores["top1"]) for c in shown]}, label, rule)
+    capsys.readouterr()
+    for text, words, message in (("0.5\n", [], "line 1 has no architecture"), (None, ["--scores", str(lines)], "must differ"),
+                                 (None, ["--score", "angle"], "no finite number 'angle'")):
+        if text:
+            (tmp_path / "bad.jsonl").write_text(text)
+        path = tmp_path / "bad.jsonl" if text else lines
+        assert cli(["plot", "--scores", str(path), "--out", str(out), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 # runs and the command
 
 bounds = st.tuples(st.integers(0, 10**9), st.one_of(st.integers(1, 10**9), st.just(math.inf))).map(sorted).map(tuple)
@@ -471,11 +501,11 @@ def test_the_command_draws_an_architecture_samplers_and_a_ranking(tmp_path, spac
     (["--arch", "a.json", "--compare", "run", "--out", "x.png"], "--compare goes with RUN, not with --arch; leave it out"),
     (["run", "--sampler", "box"], "--sampler goes with --distribution, not with RUN"),
     (["run", "--seed", "0"], "--seed goes with --distribution, not with RUN"),
-    (["run", "--rule", "macs"], "--rule goes with --arch or --distribution, not with RUN"),
+    (["run", "--rule", "macs"], "--rule goes with --arch, --distribution or --scores, not with RUN"),
     (["run", "--option", "a=1"], "--option goes with --distribution, not with RUN"),
     (["--arch", "a.json", "-n", "1000", "--out", "x.png"], "--count goes with RUN or --distribution, not with --arch"),
     (["--ranking", "a", "b", "--params", ":4M", "--out", "x.png"], "--params goes with --distribution, not with --ranking"),
-    (["--distribution", "spos_shufflenet", "--score", "top1", "--out", "x.png"], "--score goes with --ranking, not with"),
+    (["--distribution", "spos_shufflenet", "--score", "top1", "--out", "x.png"], "--score goes with --ranking or --scores"),
     (["--distribution", "spos_shufflenet", "--flops", "290M:330M", "--out", "x.png"],
      "limits of the samplers bins, box, stroll and flops; choose one of them with --sampler"),
     (["--distribution", "spos_shufflenet", "--sampler", "uniform", "--params", ":4M", "--out", "x.png"], "choose one of them"),

@@ -1,4 +1,4 @@
-"""`oneshot-nas plot`: pictures of a run, an architecture, samplers or a ranking."""
+"""`oneshot-nas plot`: pictures of a run, an architecture, samplers, a ranking or scores."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ USED = {  # what is drawn, and the arguments of `command` that say how
     "--arch": ("arch", "out", "rule", "as_json"),
     "--distribution": ("distribution", "out", "sampler", "flops", "params", "option", "count", "seed", "rule", "as_json"),
     "--ranking": ("ranking", "out", "score", "standalone_score", "as_json"),
+    "--scores": ("scores", "out", "score", "rule", "as_json"),
 }
 
 
@@ -36,6 +37,8 @@ def command(
         metavar="SPACE|RECIPE", help="Draw FLOPs and parameters of what a sampler gives; may be repeated.")] = None,
     ranking: Annotated[tuple[str, str] | None, typer.Option(
         metavar="A.jsonl B.jsonl", help="Draw the indicator scores of A against the stand-alone scores of B.")] = None,
+    scores: Annotated[list[str] | None, typer.Option(
+        metavar="FILE.jsonl", help="Draw scores of architectures against FLOPs; may be repeated, a line each.")] = None,
     out: Annotated[str | None, typer.Option(help="The picture to write; with all but RUN.", metavar="FILE.png")] = None,
     sampler: Annotated[list[str] | None, typer.Option(
         metavar="NAME", help=f"Sampler of a SPACE: {words(SAMPLERS)} (default: uniform); may be repeated.")] = None,
@@ -48,7 +51,7 @@ def command(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samplers of a SPACE (default: 0).")] = None,
     rule: Annotated[str | None, typer.Option(metavar="RULE", help="How FLOPs are counted (default: macs).")] = None,
     score: Annotated[str | None, typer.Option(
-        metavar="NAME", help="The score of A that --ranking compares, such as bn-gamma (default: top1).")] = None,
+        metavar="NAME", help="The score of --scores, or of A in --ranking, such as bn-gamma (default: top1).")] = None,
     standalone_score: Annotated[str | None, typer.Option(
         metavar="NAME", help="The score of B (default: top1, or that of --score where B has no top1).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
@@ -62,14 +65,17 @@ def command(
     Example:  oneshot-nas plot --distribution spos_shufflenet --sampler uniform --sampler bins --flops 290M:360M --out x.png
 
     Example:  oneshot-nas plot --ranking scores.jsonl standalone.jsonl --score bn-gamma --out ranking.png
+
+    Example:  oneshot-nas plot --scores elastic.jsonl --scores standalone.jsonl --out elastic.png
     """
     arguments = [name for name, value in locals().items() if value is not None and value != []]
-    what = {"RUN": run, "--arch": arch, "--distribution": distribution, "--ranking": ranking}
+    what = {"RUN": run, "--arch": arch, "--distribution": distribution, "--ranking": ranking,
+            "--scores": scores}
     given = [name for name, value in what.items() if value]
     if len(given) != 1:
         raise UserError(f"give exactly one of {', '.join(what)}; got {' and '.join(given) or 'none'}")
     if run and out:
-        raise UserError("the pictures of a run go to RUN/plots; --out goes with --arch, --distribution or --ranking")
+        raise UserError("the pictures of a run go to RUN/plots; --out goes with --arch, --distribution, --ranking or --scores")
     check_used(given[0], arguments)
     if not run and (out is None or not out.endswith(".png")):
         raise UserError(f"{given[0]} needs --out FILE.png, got {out or 'none'}")
@@ -83,6 +89,8 @@ def command(
         files = [save(draw_arch(arch, rule or "macs"), str(out))]
     elif ranking:
         files = [save(draw_ranking(*ranking, score or "top1", standalone_score), str(out))]
+    elif scores:
+        files = [save(draw_scores(scores, score or "top1", rule or "macs"), str(out))]
     else:
         from oneshot_nas.plots.distribution import distribution as draw_samples
 
@@ -132,6 +140,20 @@ def draw_ranking(first: str, second: str, score: str, standalone_score: str | No
     return ranking(x, y, x_label, y_label)
 
 
+def draw_scores(paths: list[str], score: str, rule: str) -> Figure:
+    """The scores of JSON Lines files against FLOPs; accuracies in percent. Raises: UserError."""
+    from oneshot_nas.costs.analytic import cost
+    from oneshot_nas.indicators.ranking import scored_archs
+    from oneshot_nas.plots.scores import scores_against_flops
+
+    scale, unit = unit_of(score)
+    series = {Path(path).stem: [(cost(arch, rule).flops, scale * value) for arch, value in scored_archs(path, score)]
+              for path in paths}
+    if len(series) < len(paths):
+        raise UserError(f"the names of the files tell the lines apart, so they must differ; got {', '.join(paths)}")
+    return scores_against_flops(series, f"{score}{unit}", rule)
+
+
 def standalone(path: str, names: list[str]) -> tuple[str, dict[str, float]]:
     """The first of the names that is in the file, and its scores. Raises: UserError about the first name when none is."""
     from oneshot_nas.indicators.ranking import read_scores
@@ -144,8 +166,13 @@ def standalone(path: str, names: list[str]) -> tuple[str, dict[str, float]]:
 
 def percent(path: str, score: str, values: list[float]) -> tuple[list[float], str]:
     """Values as a picture has them, accuracies in percent, and what they are."""
-    scale, unit = (100, " (%)") if score in ("top1", "top5") else (1, "")
+    scale, unit = unit_of(score)
     return [scale * value for value in values], f"{Path(path).stem}: {score}{unit}"
+
+
+def unit_of(score: str) -> tuple[int, str]:
+    """What a score is multiplied by for a picture, and its unit: accuracies are in percent."""
+    return (100, " (%)") if score in ("top1", "top5") else (1, "")
 
 
 def samples_of(sources: list[str], samplers: list[str], flops: str | None, params: str | None, options: list[str], count: int,

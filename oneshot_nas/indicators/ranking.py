@@ -12,9 +12,8 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from oneshot_nas.arch import read_arch, space_of
+from oneshot_nas.arch import Arch, read_arch, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json, read_text
 
@@ -77,7 +76,23 @@ def read_scores(path: str, score: str = "score") -> dict[str, float]:
 
     Raises: UserError that names the line.
     """
-    found: dict[str, float] = {}
+    return {f"{BY_LINE}{number}" if arch is None else _network(arch): value for number, arch, value in _lines(path, score)}
+
+
+def scored_archs(path: str, score: str = "top1") -> list[tuple[Arch, float]]:
+    """Architectures and scores of such a file. Raises: UserError that names the line, also of a score without architecture."""
+    found = []
+    for number, arch, value in _lines(path, score):
+        if arch is None:
+            raise UserError(f"{path} line {number} has no architecture; "
+                            f'a line is an object such as {{"arch": {{...}}, "{score}": 0.7}}')
+        found.append((arch, value))
+    return found
+
+
+def _lines(path: str, score: str) -> list[tuple[int, Arch | None, float]]:
+    """Number, architecture and score of every line that has one."""
+    found: list[tuple[int, Arch | None, float]] = []
     for number, line in enumerate(read_text(path, "scores").splitlines(), start=1):
         if not line.strip():
             continue
@@ -92,16 +107,15 @@ def read_scores(path: str, score: str = "score") -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where} has no finite number '{score}'; a line is a number, or an object such as "
                             f'{{"arch": {{...}}, "{score}": 0.7}}')
-        found[_network(entry["arch"], where) if "arch" in entry else f"{BY_LINE}{number}"] = float(value)
+        found.append((number, read_arch(entry["arch"], where) if "arch" in entry else None, float(value)))
     if not found:
         raise UserError(f"{path} holds no scores; write one JSON object with '{score}' per line")
     return found
 
 
-def _network(arch: Any, where: str) -> str:
+def _network(arch: Arch) -> str:
     """What is equal for architectures that are the same network."""
-    read = read_arch(arch, where)
-    return space_of(read).canonical(read).key
+    return space_of(arch).canonical(arch).key
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float],
