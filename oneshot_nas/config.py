@@ -36,6 +36,7 @@ from oneshot_nas.values import Value, same_kind, shorten, show
 
 SAVED = "state saved, the same command resumes"  # what an interruption of work in a run folder says
 KIND = "recipe"  # of the config.yaml of a training run
+SUPERNETS = ("space", "allowed", "sampler", "holdout", "bn_momentum")  # keys that mean nothing for a fixed network
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
 
 
@@ -108,6 +109,9 @@ class Recipe(Section):
             raise ValueError("'start.supernet' is for a network with 'arch' (--arch ARCH.json)")
         if self.sampler.sandwich is not None and self.loss.teacher is not None:
             raise ValueError("a sandwich step has a teacher of its own, the largest network; leave out 'loss.teacher'")
+        if self.sampler.operator_warmup and self.trainable == "scoring-bn":
+            raise ValueError("trainable 'scoring-bn' compares operators by how their gammas move, which needs equal training: "
+                             "leave out 'sampler.operator_warmup'")
         if self.space is None and self.trainable == "scoring-bn":
             raise ValueError("trainable 'scoring-bn' is for a supernet; a fixed network has no candidates, take 'bn' or 'all'")
         if self.depthwise_init != "space" and self.options.get("pretrained"):
@@ -117,6 +121,8 @@ class Recipe(Section):
         if self.progressive is not None and self.progressive.epochs >= self.epochs:
             raise ValueError(f"'progressive.epochs' {self.progressive.epochs} leaves none of {self.epochs} epochs to full-size "
                              "images")
+        if self.space is None and self.sampler != Sampler():
+            raise ValueError("'sampler' is for a supernet ('space'); a fixed network has nothing to draw")
         if self.space is None and self.bn_momentum is not None:
             raise ValueError("'bn_momentum' is for a supernet; a fixed network keeps the momentum of its space")
         return self
@@ -166,8 +172,10 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
     for override in overrides:
         _override(content, override)
     if arch is not None:
-        content = {key: value for key, value in content.items()
-                   if key not in ("space", "options", "allowed", "model", "sampler", "holdout", "bn_momentum")}
+        for key in (override.partition("=")[0] for override in overrides):
+            if key.partition(".")[0] in SUPERNETS:
+                raise UserError(f"--set {key} is about a supernet; with an architecture its own network is trained, leave it out")
+        content = {key: value for key, value in content.items() if key not in ("options", "model", *SUPERNETS)}
         content["arch"] = arch
     if isinstance(content.get("allowed"), str):
         content = _with_space_file(content, content["allowed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -56,6 +57,13 @@ class Loss(Section):
     hard_weight: float = Field(default=0.5, ge=0, le=1)
 
 
+def _unused(part: Section, names: Sequence[str], used: bool, why: str) -> None:
+    """Raise ValueError for a setting that would be passed over in silence."""
+    for name in names:
+        if not used and getattr(part, name) != type(part).model_fields[name].default:
+            raise ValueError(f"{name} {getattr(part, name)} says nothing: {why}")
+
+
 class Distil(Section):
     """What the smaller networks of a sandwich step learn from the largest one's logits; see `oneshot_nas.train.losses`."""
 
@@ -71,6 +79,7 @@ class Distil(Section):
             raise ValueError(f"alpha_min {self.alpha_min:g} must be below alpha_max {self.alpha_max:g}")
         if self.kind == "alpha" and self.temperature != 1:
             raise ValueError("kind alpha has no temperature; leave it out, or take kind soft or kl")
+        _unused(self, ("alpha_min", "alpha_max", "clip"), self.kind == "alpha", f"kind {self.kind} has none; take kind alpha")
         return self
 
 
@@ -110,6 +119,8 @@ class Sampler(Section):
     name: Literal["uniform", "bins", "box", "stroll", "flops", "bestup", "worstup"] = "uniform"
     sandwich: Sandwich | None = None
     candidates: int = Field(default=3, ge=2, le=64, description="of bestup and worstup: networks that compete for a place")
+    predictor: str | None = Field(
+        default=None, description="of bestup and worstup: file of oneshot-nas predictor that judges them; none: the step's loss")
     first_channel_epoch: int = Field(default=0, ge=0, description="before it every scale is the largest")
     warmup: Literal["oneshot", "shufflenetv2+"] | None = Field(default=None, description="table by which smaller scales join")
     least_scale: float | None = Field(default=None, description="smallest scale that is drawn; none: the space's smallest")
@@ -117,7 +128,7 @@ class Sampler(Section):
     average_blocks: bool = Field(default=False, description="average all operators instead of choosing one")
     flops: str | None = Field(default=None, description="LO:HI, such as 290M:360M")
     params: str | None = None
-    bins: int = Field(default=7, ge=1, le=1000)
+    bins: int = Field(default=7, ge=1, le=1000, description="of bins, flops, bestup and worstup")
     rule: str = "macs"
 
     @model_validator(mode="after")
@@ -126,6 +137,11 @@ class Sampler(Section):
             if getattr(self, name):
                 raise ValueError(f"sandwich and {name} contradict each other: a sandwich step trains the smallest network from "
                                  "the first step on; leave one of them out")
+        if self.sandwich is not None and not self.sandwich.random and self.name != "uniform":
+            raise ValueError(f"sandwich.random 0 draws no networks, so sampler '{self.name}' says nothing; leave 'name' out")
+        attentive = self.name in ("bestup", "worstup")
+        _unused(self, ("candidates", "predictor"), attentive, f"sampler '{self.name}' has none; take bestup or worstup")
+        _unused(self, ("bins",), attentive or self.name in ("bins", "flops"), f"sampler '{self.name}' has none")
         return self
 
 

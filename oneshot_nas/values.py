@@ -10,6 +10,7 @@ from oneshot_nas.errors import UserError
 
 Value = bool | int | float | str  # of a decision
 Setting = Value | tuple[int, ...]  # of an option
+MAX_LISTED = 20  # things that an error names one by one
 MAX_SHOWN = 12
 
 
@@ -35,6 +36,12 @@ def same_kind(value: Any, allowed: Any) -> bool:
     if isinstance(allowed, int | float):
         return isinstance(value, int | float) and value == allowed
     return isinstance(value, str) and value == allowed
+
+
+def listed(what: str, items: Sequence[str]) -> str:
+    """How many of what there are, and which, such as '2 missing: a, b'; nothing of nothing."""
+    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return f"{len(items)} {what}: {', '.join(items[:MAX_LISTED])}{more}" if items else ""
 
 
 def show(values: Iterable[Any]) -> str:

@@ -11,10 +11,12 @@ from mxnet import nd
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.table import random_indices
 from oneshot_nas.errors import UserError
+from oneshot_nas.files import write_json
 from oneshot_nas.indicators.additive import Weights
-from oneshot_nas.indicators.angle import angle_sums, angles
+from oneshot_nas.indicators.angle import angle_sums, angles, check_alike
 from oneshot_nas.nets.inherit import inherit
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.runs import SupernetFiles
 
 SMALL = {"classes": 4, "input_size": 16, "layout": "small"}
 OFA = get_space("ofa_mobilenet", classes=4, input_size=32, resolutions=[32])
@@ -121,6 +123,29 @@ def test_base_weights_of_another_space_are_refused(tmp_path):
         supernets(name)[0].save_parameters(str(tmp_path / f"{name}.params"))
     with pytest.raises(UserError, match="elastic.params.*give the weights of a supernet of this space"):
         angle_sums(SPACES["proxyless"], Weights(tmp_path / "elastic.params"), Weights(tmp_path / "proxyless.params"))
+
+
+def test_base_weights_must_have_the_arrays_of_the_supernet(tmp_path):
+    """A file that holds all that is needed and more, or larger arrays, would be cut to fit and measure noise."""
+    space = get_space("proxyless_gpu", layout="small", input_size=32, classes=4)
+    run = SupernetFiles(tmp_path, space, None, {}, tmp_path / "now.params")
+
+    def write(name, space):
+        net = Supernet(space)
+        net.initialize()
+        net.save_parameters(str(tmp_path / name))
+        return Weights(tmp_path / name)
+
+    current = write("now.params", space)
+    check_alike(write("base.params", space), current, run)
+    for changes, words in (({"variant": "mmrazor"}, "instead of nothing"), ({"classes": 5}, r"\(5, \d+\) instead of \(4, ")):
+        other = write("other.params", get_space("proxyless_gpu", **{**space.options, **changes}))
+        with pytest.raises(UserError, match=f"other.params holds no weights of this supernet's space .*{words}"):
+            check_alike(other, current, run)
+    about = {"space": space.name, "options": {**space.options, "variant": "mmrazor"}}
+    write_json(tmp_path / "base.params.json", "network", about)
+    with pytest.raises(UserError, match="variant 'mmrazor' instead of 'full'"):
+        check_alike(Weights(tmp_path / "base.params"), current, run)
 
 
 def test_a_hundred_thousand_architectures_take_less_than_a_second(moved):

@@ -17,9 +17,10 @@ from oneshot_nas.errors import UserError
 from oneshot_nas.export import state as state_module
 from oneshot_nas.export.convert import check_format, read_network, write_network
 from oneshot_nas.export.megvii import from_megvii, megvii_keys, to_megvii
-from oneshot_nas.export.state import SHOWN, read_state, write_state
+from oneshot_nas.export.state import read_state, write_state
 from oneshot_nas.model_zoo import get_model, published
 from oneshot_nas.nets.fixed import fixed_network
+from oneshot_nas.values import MAX_LISTED
 
 SPACE = get_space("spos_shufflenet", classes=10, input_size=32, classifier_bias=False)
 # sha256 of the sorted lines "key<TAB>[shape]" of the official network's state dict for the paper's architecture
@@ -173,7 +174,7 @@ def test_weights_that_do_not_fit():
     refused(
         {first: np.zeros((16, 3, 3, 3), np.int32)}, "first_conv.0.weight does not hold finite floating-point numbers but int32"
     )
-    refused(dict.fromkeys(state), rf"{len(state)} missing: .* and {len(state) - SHOWN} more$")
+    refused(dict.fromkeys(state), rf"{len(state)} missing: .* and {len(state) - MAX_LISTED} more$")
     with pytest.raises(UserError, match=r"missing: .*unknown: .*wrong: "):
         other = SPACE.arch(
             {**arch.choices, "block": ["shuffle7" if b == "xception" else "xception" for b in arch.choices["block"]]}

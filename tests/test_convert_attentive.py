@@ -4,25 +4,29 @@ import hashlib
 import json
 import random
 import shlex
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mxnet import nd
+from mxnet import autograd, nd
 
 from oneshot_nas.arch import get_space
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import read_recipe
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
-from oneshot_nas.export.attentivenas import from_official, subnet, to_official
+from oneshot_nas.export.attentivenas import from_official, official_keys, subnet, to_official
 from oneshot_nas.export.convert import check_target, read_network, write_network
 from oneshot_nas.export.state import read_state
 from oneshot_nas.model_zoo import published
 from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.recalibrate import recalibrate
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.sections import Distil, Optimizer
+from oneshot_nas.train.losses import CrossEntropy, distillation
+from oneshot_nas.train.step import accumulate, run_step, targets, trainer_of
 
 # sha256 of the sorted lines "key<TAB>[shape]" of the official dynamic supernet, without num_batches_tracked and bn_tracking
 OFFICIAL_KEYS = "f1df60cd2a7df04fd91560bcb03f335936e815d3d84415371e364d4db7a272f3"
@@ -122,21 +126,31 @@ def test_there_and_back_again(state, params):
 
 
 class Reference:
-    """Logits of a subnet of an official state dict; statistics are the stored ones, or those that `calibrate` found."""
+    """Logits of a subnet of an official state dict; statistics are the stored ones, those that `calibrate` found, or, where the
+    network learns, those of the batch."""
 
-    def __init__(self, state, choices):
+    def __init__(self, state, choices, arrays=None):
         self.state, self.choices = {key.removeprefix("module."): array for key, array in state.items()}, choices
-        self.statistics, self.batches = {}, None
+        self.arrays = arrays or {key: nd.array(array) for key, array in self.state.items() if "num_batches" not in key}
+        self.statistics, self.batches, self.learns = {}, None, arrays is not None
 
     def conv(self, x, key, outputs, kernel=1, stride=1, groups=1, bias=False):
-        weight = self.state[f"{key}.weight"]
+        weight = self.arrays[f"{key}.weight"]
         rim = (weight.shape[2] - kernel) // 2
         weight = weight[:outputs, : x.shape[1] // groups, rim : rim + kernel, rim : rim + kernel]
-        extra = [nd.array(self.state[f"{key}.bias"][:outputs])] if bias else []
-        return nd.Convolution(x, nd.array(weight), *extra, kernel=(kernel, kernel), stride=(stride, stride), num_filter=outputs,
+        extra = [self.arrays[f"{key}.bias"][:outputs]] if bias else []
+        return nd.Convolution(x, weight, *extra, kernel=(kernel, kernel), stride=(stride, stride), num_filter=outputs,
                               pad=(kernel // 2, kernel // 2), num_group=groups, no_bias=not bias)  # fmt: skip
 
+    def batch_norm(self, x, key):
+        gamma, beta = (self.arrays[f"{key}.bn.bn.{term}"][: x.shape[1]].reshape((1, -1, 1, 1)) for term in ("weight", "bias"))
+        centred = nd.broadcast_sub(x, nd.mean(x, axis=(0, 2, 3), keepdims=True))
+        variance = nd.mean(centred * centred, axis=(0, 2, 3), keepdims=True)
+        return nd.broadcast_add(nd.broadcast_mul(nd.broadcast_div(centred, nd.sqrt(variance + 1e-5)), gamma), beta)
+
     def norm(self, x, key):
+        if self.learns:
+            return self.batch_norm(x, key)
         gamma, beta, mean, var = (
             self.state[f"{key}.bn.bn.{term}"][: x.shape[1]] for term in ("weight", "bias", "running_mean", "running_var")
         )
@@ -189,7 +203,8 @@ class Reference:
     def __call__(self, x):
         size = self.choices["resolution"][0]
         rows = bicubic(x.shape[2], size)
-        x = nd.array(rows @ x.asnumpy().astype(np.float64) @ rows.T)
+        right = nd.array(rows.T)
+        x = nd.dot(nd.transpose(nd.dot(x, right), axes=(0, 1, 3, 2)), right).transpose((0, 1, 3, 2))
         x = swish(self.norm(self.conv(x, "first_conv.conv.conv", self.choices["width"][0], 3, 2), "first_conv"))
         for stage, depth in enumerate(self.choices["depth"]):
             for block in range(depth):
@@ -197,8 +212,9 @@ class Reference:
                 x = self.block(x, FIRST[stage] + block, stage, self.choices["width"][stage + 1], stride)
         x = self.conv(x, "last_conv.final_expand_layer.conv.conv", 6 * x.shape[1])
         x = nd.mean(swish(self.norm(x, "last_conv.final_expand_layer")), axis=(2, 3), keepdims=True)
-        x = swish(self.conv(x, "last_conv.feature_mix_layer.conv.conv", self.choices["width"][-1]))[:, :, 0, 0].asnumpy()
-        return x @ self.state["classifier.linear.linear.weight"][:, : x.shape[1]].T + self.state["classifier.linear.linear.bias"]
+        x = swish(self.conv(x, "last_conv.feature_mix_layer.conv.conv", self.choices["width"][-1]))[:, :, 0, 0]
+        weight, bias = (self.arrays[f"classifier.linear.linear.{term}"] for term in ("weight", "bias"))
+        return nd.broadcast_add(nd.dot(x, weight[:, : x.shape[1]].T), bias)
 
 
 def swish(x):
@@ -224,6 +240,7 @@ def images(seed, batch=4):
 
 
 def agree(found, wanted):
+    wanted = wanted.asnumpy()
     return np.abs(found.asnumpy() - wanted).max() < 1e-4 * wanted.std()
 
 
@@ -260,6 +277,52 @@ def test_the_converted_supernet_computes_the_official_network(state, params, tmp
     about = json.loads((tmp_path / "net.params.json").read_text())
     assert (about["kind"], about["space"], about["preprocessing"]["mean"]) == (
         "network", "attentive_mobilenet", [123.675, 116.28, 103.53])  # fmt: skip
+
+
+def test_a_sandwich_step_has_the_losses_and_the_summed_gradients_of_the_official_network(state, params, tmp_path):
+    """The largest by the labels, then a random and the smallest one by what the largest says, on the same images."""
+    archs = [SPACE.arch({**arch.choices, "resolution": [side]}) for arch, side in
+             ((SPACE.largest(), 64), (SPACE.sample(random.Random(1)), 52), (SPACE.smallest(), 52))]
+    x, target = images(5), targets(nd.arange(4), 1000, 0.1)
+    arrays = {key.removeprefix("module."): nd.array(array) for key, array in state.items() if "num_batches" not in key}
+    trained = {key: array for key, array in arrays.items() if "running" not in key and "bn_tracking" not in key}
+    for array in trained.values():
+        array.attach_grad("add")
+    wanted, taught = [], target
+    for arch in archs:
+        with autograd.record():
+            logits = Reference(state, arch.choices, arrays)(x)
+            loss = -(taught * nd.log_softmax(logits)).sum(axis=1).mean()
+        loss.backward()
+        wanted.append(loss.asscalar())
+        taught = nd.softmax(logits).detach() if taught is target else taught
+    write_network(tmp_path / "net.params", params, SPACE, "attentivenas")
+    net = Supernet(SPACE)
+    net.load_parameters(str(tmp_path / "net.params"))
+    trainer = trainer_of(net.collect_params(), Optimizer(lr=0.1, momentum=0, wd=0))
+    accumulate(net.collect_params())
+    found = []
+
+    def refuse(losses):
+        found.extend(float(each.mean().asscalar()) for each in losses)
+        return False  # the gradients stay as they are
+
+    run_step(partial(calm, net, archs[0]), [(x, target)], CrossEntropy(), trainer, 4, accept=refuse,
+             students=[partial(calm, net, arch) for arch in archs[1:]], distil=distillation(Distil()))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    named = net._collect_params_with_prefix()
+    whole = np.sqrt(sum((array.grad.asnumpy().astype(float) ** 2).sum() for array in trained.values()))
+    gaps = {}
+    for key, (name, _) in official_keys(SPACE).items():
+        if "running" not in key:
+            gaps[key] = np.linalg.norm(trained[key].grad.asnumpy() - named[name].grad().asnumpy() / 4)
+    assert np.sqrt(sum(gap**2 for gap in gaps.values())) < 1e-3 * whole
+    for key, gap in gaps.items():  # the gradients of biases before a BatchNorm are rounding alone
+        assert gap < 1e-3 * max(np.linalg.norm(trained[key].grad.asnumpy()), 1e-4 * whole), key
+
+
+def calm(net, arch, x):
+    return net.calm(x, arch)
 
 
 def test_weights_that_do_not_fit(state):

@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,11 @@ def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
     for result in results:
         assert result["max_abs_diff"] < 1e-4 * result["std"]
         assert all((tmp_path / file.split("/")[-1]).is_file() for file in result["files"])
+        if source == "supernet":  # which weights, and what the statistics were estimated from
+            about = json.loads((tmp_path / "network-0000.params.json").read_text())["statistics"]
+            run = load_supernet(road / "supernet")
+            assert about == {"weights": run.digest, "list": "holdout.calibration of the supernet.json", "seed": 0, "images": 8,
+                             "method": "population"}
         for weights, told in (("real", result), ("randomised", result["randomised"])):
             figures = f"max abs diff {told['max_abs_diff']:.3g}, outputs' std {told['std']:.3g}"
             assert any(f"{weights} weights" in check and figures in check for check in result["checks"])
@@ -152,6 +158,40 @@ def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
                    f"{result['randomised']['std']:.3g}"]
         expected = "onnx    {}  max abs diff {} (outputs' std {}); with random weights {} (std {})\n"
         assert line == expected.format(tmp_path / "network.onnx", *figures)
+
+
+def test_a_subnet_is_exported_with_the_statistics_it_was_judged_with(road, capsys, tmp_path):
+    own = ["--supernet", road / "supernet", "--arch", road / "search" / "arch.json"]
+    for place, words in enumerate(([], ["--calib-images", 3], ["--calib-images", 3, "--method", "cumulative"])):
+        assert call("export", *own, *words, "--format", "symbol", "--out", tmp_path / str(place)) == 0
+    found = [nd.load(str(tmp_path / str(place) / "network-0000.params")) for place in range(3)]
+    for first, second in ((0, 1), (1, 2)):
+        same = {name: bool((found[first][name] == found[second][name]).asnumpy().all()) for name in found[0]}
+        assert not all(same.values()) and all(value for name, value in same.items() if "running" not in name)
+    capsys.readouterr()
+    assert call("export", "--run", road / "retrain", "--calib-images", 3, "--out", tmp_path / "x") == 2
+    assert "a trained network keeps its statistics" in capsys.readouterr().err
+    assert call("evaluate", *own, "--calib-images", 3, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["calibration"], scores["method"]) == (3, "population")
+
+
+def test_an_unfinished_or_broken_supernet_is_told(road, capsys, tmp_path):
+    folder = tmp_path / "supernet"
+    shutil.copytree(road / "supernet", folder)
+    words = ["evaluate", "--supernet", folder, "--arch", road / "search" / "arch.json"]
+    about = json.loads((folder / "supernet.json").read_text())
+    for epoch, said in ((about["epoch"], None), (0, "has not been trained yet, its weights are random")):
+        (folder / "supernet.json").write_text(json.dumps({**about, "epoch": epoch}))
+        assert call(*words) == 0
+        err = capsys.readouterr().err
+        assert "warning" not in err if said is None else f"warning: the supernet in {folder} {said}" in err
+    weights = next((folder / "checkpoint").glob("weights-*.params"))
+    arrays = nd.load(str(weights))
+    arrays["stem.bn.gamma"][0] = float("nan")
+    nd.save(str(weights), arrays)
+    assert call(*words) == 2
+    assert "holds numbers that are not finite (1 arrays: stem.bn.gamma): training diverged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["file", "-"])

@@ -19,6 +19,7 @@ from oneshot_nas.export.deliver import Delivery, deliver, resize_outside
 from oneshot_nas.export.onnx import read_onnx
 from oneshot_nas.export.symbol import SymbolFiles, read_back_symbol
 from oneshot_nas.nets.fixed import fixed_network, without_resize
+from oneshot_nas.nets.supernet import Supernet
 
 PAIRS = [(224, 192), (224, 256), (224, 288), (160, 128), (225, 200), (32, 28), (9, 31), (31, 9), (3, 5)]
 SPACE = get_space("attentive_mobilenet", layout="small", input_size=32, classes=10)
@@ -112,6 +113,21 @@ def test_images_of_another_size_are_refused_by_name():
     net.initialize()
     with pytest.raises(UserError, match="resizes its images itself, from 64x64; it was given 60x64"):
         net(nd.zeros((1, 3, 60, 64)))
+
+
+def test_a_supernet_refuses_images_of_another_size_too():
+    """Also where the architecture resizes nothing: its pools are planned for one size."""
+    space = get_space("attentive_mobilenet", classes=10, layout="small", input_size=32)
+    net = Supernet(space)
+    net.initialize()
+    for arch in (space.smallest(), space.largest()):
+        for call in (net, net.calm):
+            with pytest.raises(UserError, match="resizes its images itself, from 32x32; it was given 28x28"):
+                call(nd.zeros((1, 3, 28, 28)), arch)
+    shuffle = get_space("spos_shufflenet", classes=10, layout="small", input_size=32)
+    plain = Supernet(shuffle)
+    plain.initialize()
+    assert plain(nd.zeros((1, 3, 28, 28)), shuffle.smallest()).shape == (1, 10)
 
 
 def test_a_network_of_the_input_size_resizes_nothing_either_way():

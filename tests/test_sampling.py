@@ -147,6 +147,14 @@ def test_an_empty_bin_is_an_error():
         make_sampler(narrow, Sampler(name="bins", flops="300M:600M", bins=2), 0)
 
 
+@pytest.mark.parametrize("variant", ["full", "mmrazor", "bnnas"])
+def test_the_operator_that_warms_up_alone_is_no_skip(variant):
+    space = get_space("proxyless_gpu", variant=variant)
+    first = make_sampler(space, Sampler(operator_warmup=3), 0)(0, 5)[0]
+    free = [value for value, (_, _, allowed) in zip(first.choices["op"], space.positions, strict=True) if len(allowed) > 1]
+    assert set(free) == {"k3e3"} and len(free) == (17 if variant == "bnnas" else 21)
+
+
 def small_space():
     """72 architectures: two blocks and one scale free."""
     blocks: list[tuple] = [("shuffle3",)] * 20

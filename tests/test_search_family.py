@@ -242,7 +242,8 @@ def test_the_grid_is_finer_inside_narrow_limits_and_never_too_large():
     assert all(narrow.reject(cost(arch)) is None for arch in inside)
     assert 1 <= len(coarse_grid(ELASTIC, Limits(), 7)) <= 7
     large = coarse_grid(get_space("attentive_mobilenet"), Limits(), 160)
-    assert {arch.choices["resolution"][0] for arch in large} >= {192, 288}
+    assert {arch.choices["resolution"][0] for arch in large} == {192, 224, 256, 288}
+    assert len({arch.choices["depth"] for arch in large}) == 3 and 130 < len(large) <= 160
 
 
 def test_coarse_to_fine_tries_the_grid_then_neighbours_of_the_best():

@@ -110,6 +110,8 @@ def test_the_worst_go_but_never_the_last_of_a_layer():
     found += [Operator("op", 1, name, score) for name, score in (("a", 0.15), ("b", 0.9))]
     assert [(o.position, o.value) for o in worst(found, 2)] == [(0, "a"), (1, "a")]
     assert [(o.position, o.value) for o in worst(found, 9)] == [(0, "a"), (1, "a"), (0, "b")]
+    gone = worst(found, 9, lambda dropped: ("op", 0) not in [o.decision for o in dropped])
+    assert [(o.position, o.value) for o in gone] == [(1, "a")]
     left = without(SMALL, [Operator("op", 3, "skip"), Operator("op", 0, "k5e3")])
     assert left.choices[0].values[3] == ("k3e3", "k5e3") and left.choices[0].values[0] == ("k3e3",)
     with pytest.raises(UserError, match=r"restriction of 'op'\[1\] must be a non-empty part"):
@@ -270,11 +272,27 @@ def test_kill_9_changes_nothing(shrunk, data, tmp_path):
     ({}, {"samples": 0}, "--samples"), ({}, {"limits": Limits(flops=(0, 1000))}, "reachable is"),
     ({}, {"first_epochs": 3}, "may take 3 steps, hence 5 epochs; the recipe's schedule has 4"),
     ({}, {"over": ("block",)}, "no choice 'block'"), ({"trainable": "scoring-bn"}, {}, "angles need weights that move"),
+    ({"sampler": {"operator_warmup": 2}}, {}, "set sampler.operator_warmup=0"),
 ])
 def test_what_cannot_work_is_refused_before_training(changes, plan, message, data, tmp_path):
     with pytest.raises(UserError, match=message):
         shrink(recipe(data, **changes), tmp_path, replace(PLAN, **plan), quiet)
     assert not (tmp_path / "shrink.json").exists()
+
+
+def test_shrinking_keeps_an_architecture_inside_the_limits(data, tmp_path, monkeypatch):
+    """The cheapest operators score worst here, and the limit needs nearly all of them."""
+    def cheapest_first(space, over, score, limits, samples, seed):
+        return [replace(o, score=float(place), pool=1) for place, o in enumerate(operators(space, over))]
+
+    monkeypatch.setattr("oneshot_nas.train.shrink.scored", cheapest_first)
+    limits = Limits(flops=(0, cost(SMALL.smallest()).flops))
+    space = shrink(recipe(data), tmp_path / "some", replace(PLAN, limits=limits), quiet)
+    assert space.size <= PLAN.until and cost(space.smallest()).flops <= limits.flops[1]
+    monkeypatch.setattr(module, "_leaves_some", lambda *_: False)  # as where draws give up
+    log = []
+    assert shrink(recipe(data), tmp_path / "none", replace(PLAN, limits=limits), log.append).size == SMALL.size
+    assert any("no operator can go any more: without any one of the 7 that are left" in line for line in log)
 
 
 def test_the_folder_of_the_supernet_is_named_when_its_parent_is_given(shrunk, capsys, tmp_path):

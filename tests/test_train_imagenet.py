@@ -129,7 +129,7 @@ def test_supernet_flags_name_a_sampler(line, sampler):
     found = recipe(f"--model ShuffleNas {line}").sampler.model_dump()
     expected = {"name": "uniform", "first_channel_epoch": 60, "warmup": None, "least_scale": None, "average_blocks": False,
                 "flops": None, "params": None, "bins": 7, "rule": "macs", "candidates": 3, "sandwich": None,
-                "operator_warmup": 0} | sampler
+                "operator_warmup": 0, "predictor": None} | sampler
     if "constraint" in line:
         expected["rule"] = "oneshot-mxnet"  # the predecessor's FLOPs
     parse_limits(found["flops"], found["params"], found["rule"])  # as the sampler will

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ import tiny
 from mxnet import nd
 from test_train_resume import Killed, break_at, quiet, result
 
+from oneshot_nas.config import parse_recipe
+from oneshot_nas.costs.analytic import cost
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.sections import Guard
 from oneshot_nas.shell import program
 from oneshot_nas.train import checkpoint, guard, loop
 from oneshot_nas.train.loop import train
@@ -203,6 +207,45 @@ def test_gradients_that_are_no_numbers_are_found_though_the_loss_is_well(data, t
     assert all(np.isfinite(a.asnumpy()).all() for a in nd.load(str(checkpoint.latest_weights(tmp_path / "checkpoint"))).values())
 
 
+@pytest.mark.parametrize("broken", [None, 0, 250])
+def test_gradients_of_more_arrays_than_mxnet_takes_at_once_are_looked_at(broken, monkeypatch):
+    """MXNet's operator overruns its memory with more than 200 arrays, and full-size spaces have 240 to 440."""
+    arrays = [nd.ones((2,)) for _ in range(251)]
+    if broken is not None:
+        arrays[broken][:] = math.nan
+    monkeypatch.setattr(guard, "fresh_gradients", lambda trainer: [arrays])
+    sizes, real = [], nd.multi_all_finite
+    monkeypatch.setattr(nd, "multi_all_finite", lambda *part, num_arrays: (sizes.append(len(part)), real(
+        *part, num_arrays=num_arrays))[1])
+    log = []
+    accepted = guard.Watch(Guard(), None, log.append).accept([nd.ones((4,))])
+    assert sizes == [200, 51] and accepted == (broken is None)
+    assert ("a gradient is not finite" in "".join(log)) == (broken is not None)
+
+
+def test_a_predictor_chooses_the_networks_of_an_attentive_step(data, tmp_path):
+    from oneshot_nas.indicators.predictor import fit, save
+    from oneshot_nas.search.candidate import Candidate
+    from oneshot_nas.train.job import make_job
+
+    recipe = tiny.sandwich(data)
+    space = make_job(recipe, loop.open_source(recipe)).net.space
+    archs = [space.sample(random.Random(seed)) for seed in range(60)]
+    known = [Candidate(place, arch, cost(arch), {"top1": 1 - cost(arch).flops / 1e7}) for place, arch in enumerate(archs)]
+    save(tmp_path / "small.npz", fit(space, known, lambda candidate: candidate.scores["top1"]), {})
+    flops = {}
+    for name in ("bestup", "worstup"):
+        sampler = {"name": name, "bins": 1, "candidates": 8, "predictor": str(tmp_path / "small.npz")}
+        recipe = tiny.sandwich(data, sampler=sampler)
+        job = make_job(recipe, loop.open_source(recipe))
+        chosen = [job.forwards(0, 0, step, ())[0].args[1] for step in range(6)]  # no images: the prediction alone decides
+        flops[name] = sum(cost(arch).flops for arch in chosen)
+    assert flops["bestup"] < flops["worstup"]  # the predictor likes small networks
+    other = tiny.sandwich(data, sampler=sampler, options={"layout": "small", "input_size": 16, "resolutions": [16]})
+    with pytest.raises(UserError, match="the predictor .* of 'attentive_mobilenet' with option|the predictor is of"):
+        make_job(other, loop.open_source(other))
+
+
 def test_a_skipped_step_moves_no_weight_and_repairs_statistics(data):
     from oneshot_nas.train.guard import heal_statistics
     from oneshot_nas.train.job import make_job
@@ -290,6 +333,12 @@ def test_the_recipes_say_what_their_sources_say(name):
     ({"sampler": {"sandwich": {}, "warmup": "oneshot"}}, "sandwich and warmup contradict"),
     ({"sampler": {"sandwich": {"distil": {"kind": "alpha", "temperature": 2}}}}, "kind alpha has no temperature"),
     ({"sampler": {"sandwich": {"distil": {"alpha_min": 1}}}}, "alpha_min 1 must be below alpha_max 1"),
+    ({"sampler": {"sandwich": {"distil": {"alpha_min": -3}}}}, "alpha_min -3.0 says nothing: kind soft has none"),
+    ({"sampler": {"sandwich": {"distil": {"kind": "kl", "clip": 2}}}}, "clip 2.0 says nothing: kind kl has none"),
+    ({"sampler": {"name": "bestup", "sandwich": {"random": 0}}}, "random 0 draws no networks, so sampler 'bestup' says nothing"),
+    ({"sampler": {"name": "flops", "candidates": 9}}, "candidates 9 says nothing: sampler 'flops' has none; take bestup"),
+    ({"sampler": {"name": "flops", "predictor": "p.npz"}}, "predictor p.npz says nothing: sampler 'flops' has none"),
+    ({"sampler": {"bins": 9}}, "bins 9 says nothing: sampler 'uniform' has none"),
     ({"sampler": {"sandwich": {}}, "loss": {"teacher": "oneshot"}}, "leave out 'loss.teacher'"),
     ({"ema": 1}, "'ema' = '1': Input should be less than 1"),
     ({"guard": {"factor": 1}}, "'guard.factor'"),
@@ -301,6 +350,14 @@ def test_the_recipes_say_what_their_sources_say(name):
 def test_contradictory_recipes_are_refused_by_key(data, change, words):
     with pytest.raises(UserError, match=words):
         tiny.sandwich(data, **change)
+
+
+def test_what_is_about_a_supernet_is_refused_for_a_network(data):
+    with pytest.raises(UserError, match="'sampler' is for a supernet"):
+        tiny.gluoncv(data, sampler={"name": "box"})
+    arch, content = json.loads(tiny.fixed(data).model_dump_json())["arch"], {"data": str(data), "model": "oneshot"}
+    with pytest.raises(UserError, match="--set sampler.bins is about a supernet; with an architecture its own"):
+        parse_recipe(content, ["sampler.bins=3"], arch, "r.yaml")
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -103,7 +103,12 @@ def test_the_regret_of_an_evolution_is_told(supernet, everything, capsys):
     best = max(score for score, flops, _ in everything if flops <= most)
     assert found["regret"] == pytest.approx(best - evolved["best"]["fitness"]) and found["regret"] >= 0
     assert (found["index"], found["candidates"]) == (evolved["best"]["index"], 12)
-    assert run(["search", "--supernet", str(supernet), "--out", "angled", "--indicator", "angle", *words]) == 0
+    angle = ["search", "--supernet", str(supernet), "--out", "angled", "--indicator", "angle", *words]
+    assert run(angle) == 2  # nothing but gammas has moved
+    assert "indicator 'angle' is 0 for each of 256 random architectures, so it says nothing here" in error_of(capsys)
+    arrays = nd.load(str(next((supernet / "checkpoint").glob("weights-*.params"))))
+    nd.save("base.params", {name: array + nd.random.normal(shape=array.shape) for name, array in arrays.items()})
+    assert run([*angle, "--base-weights", "base.params"]) == 0
     capsys.readouterr()
     assert search(supernet, "--algorithm", "exact", "--compare", "angled", out="other") == 2
     assert "was scored by something else" in error_of(capsys)
@@ -197,6 +202,13 @@ def test_an_exact_search_is_not_overwritten_and_its_pictures_come_from_the_resul
     before = RunFolder("found").result.read_bytes()
     assert search(supernet, "--algorithm", "random", "--budget", "2", "--population", "2") == 2
     assert "holds an exact search; give another --out" in error_of(capsys) and RunFolder("found").result.read_bytes() == before
+    assert search(supernet, "--algorithm", "exact", "--flops", ":1G") == 2
+    assert "holds an exact search with another --flops (None); give another --out" in error_of(capsys)
+    assert RunFolder("found").result.read_bytes() == before
+    assert search(supernet, "--algorithm", "exact", "--top-k", "2", "--budget", "9", "--calib-images", "4") == 0
+    told = capsys.readouterr().err
+    assert "note: --budget has no effect: algorithm exact tries no candidates" in told
+    assert "note: --calib-images has no effect: indicator 'bn-gamma' looks at no images" in told and "--top-k has" not in told
     for words in (["history", "found", "--json"], ["dashboard", "found"]):
         assert run(words) == 2 and "exact search, which keeps no candidates" in error_of(capsys)
     assert run(["plot", "found"]) == 0

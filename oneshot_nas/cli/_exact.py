@@ -11,10 +11,13 @@ from oneshot_nas.arch import Space
 from oneshot_nas.cli._found import network_command
 from oneshot_nas.config import RunFolder
 from oneshot_nas.costs.limits import Limits, human
+from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, write_json
 from oneshot_nas.search.exact import exact_result, regret
-from oneshot_nas.search.record import open_run, save_record
+from oneshot_nas.search.record import open_run, read_record, record, save_record
 from oneshot_nas.shell import command
+
+DECIDE = ("supernet", "indicator", "flops", "params", "rule", "space")  # arguments that decide what an exact search finds
 
 
 def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: Limits, run: RunFolder, arguments: dict[str, Any],
@@ -26,8 +29,10 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
     history = open_run(arguments["compare"]) if arguments["compare"] else None
     supernet, out = arguments["supernet"], arguments["out"]
     commands = [network_command(supernet, str(run.arch), str(run.path)), command("plot", out)]
+    check_same(run, arguments)
     start = time.perf_counter()
     scores = indicator.unit_scores(space)
+    indicator.check_says_something(space)
     result = exact_result(space, scores, indicator.name, limits, arguments["top_k"], about, commands)
     result["seconds"] = time.perf_counter() - start
     if history is not None:
@@ -40,6 +45,18 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
         return
     print("\n".join(f"{name:<11} {text}" for name, text in rows(result)))
     print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
+
+
+def check_same(run: RunFolder, arguments: dict[str, Any]) -> None:
+    """Raise UserError when the folder holds the result of an exact search with other arguments."""
+    if not run.config.exists():
+        return
+    before, now = read_record(run)["arguments"], record(arguments)
+    changed = [name for name in DECIDE if before.get(name) != now[name]]
+    if changed:
+        raise UserError(f"{run.path} holds an exact search with another "
+                        + ", ".join(f"--{name.replace('_', '-')} ({before.get(name)})" for name in changed)
+                        + "; give another --out")
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, str]]:

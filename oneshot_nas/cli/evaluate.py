@@ -58,7 +58,9 @@ def command(
     archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs
+        from oneshot_nas.cli._supernet import tell_unfinished
 
+        tell_unfinished(supernet)
         archs = list(read_archs(str(arch)))
         evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method, split)
         for found in archs:
@@ -82,12 +84,12 @@ def command(
 
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,
-          method: str, split: str) -> tuple[Any, dict[str, int]]:
-    """(evaluator, {"images": how many it classifies} where it does). Raises: UserError."""
+          method: str, split: str) -> tuple[Any, dict[str, Any]]:
+    """(evaluator, what it looks at: {"images": classified, "calibration": images, "method"} or {}). Raises: UserError."""
     from oneshot_nas.cli.search import INDICATORS
 
     chosen = INDICATORS[indicator]
     if chosen.images:
         evaluator = chosen.load()(supernet, calib_images, val_images, method=method, split=split)
-        return evaluator, {"images": evaluator.images}
+        return evaluator, {"images": evaluator.images, "calibration": evaluator.about["calibration"], "method": method}
     return chosen.load()(supernet, **({"base_weights": base_weights} if base_weights else {})), {}

@@ -22,6 +22,9 @@ def command(
         help="inside: the network resizes its images to its resolution itself; outside: it takes images of that resolution",
         metavar="inside|outside")] = "inside",
     name: Annotated[str, typer.Option(help="name of the files")] = "network",
+    calib_images: Annotated[int | None, typer.Option(
+        help="held-out images that set a subnet's BatchNorm statistics, as in search and evaluate (default: all)")] = None,
+    method: Annotated[str, typer.Option(help="BatchNorm recalibration of a subnet: population or cumulative")] = "population",
     json_: Annotated[bool, typer.Option("--json", help="one JSON line on standard output")] = False,
 ) -> None:
     """Export a fixed network, or an architecture with a supernet's weights after recalibration.
@@ -48,10 +51,15 @@ def command(
         raise UserError("give either --run RUN of a fixed network, or --supernet RUN with --arch FILE")
 
     from oneshot_nas.arch import read_archs
+    from oneshot_nas.cli._supernet import tell_unfinished
     from oneshot_nas.export.deliver import deliver, from_run, from_supernet, resize_outside
 
+    if run is not None and (calib_images is not None or method != "population"):
+        raise UserError("--calib-images and --method recalibrate a subnet of --supernet; a trained network keeps its statistics")
+    if supernet is not None:
+        tell_unfinished(supernet)
     archs = list(read_archs(str(arch))) if supernet is not None else []
-    networks = [from_run(run)] if run is not None else from_supernet(str(supernet), archs)
+    networks = [from_run(run)] if run is not None else from_supernet(str(supernet), archs, calib_images, method)
     everything = []
     for number, network in enumerate(networks, 1):
         shipped = resize_outside(network) if resize == "outside" else network

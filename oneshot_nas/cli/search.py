@@ -48,6 +48,9 @@ INDICATORS = {
     "predictor": Indicator("oneshot_nas.indicators.accuracy:load_evaluator", screened=True),
 }
 
+IMAGES = ("calib_images", "val_images", "repeats")  # options of `command` for indicators that look at images
+CANDIDATES = ("budget", "population", "seed", "mutation", "against", "grid", "children", "workers", "study", "objective")
+
 
 def command(
     supernet: Annotated[str, typer.Option(help="Run folder of the trained supernet.", metavar="RUN")],
@@ -68,7 +71,7 @@ def command(
     over: Annotated[str | None, typer.Option(
         help="Choices to search: block,scale jointly (default), block or scale alone, block+scale one after the other.")] = None,
     base: Annotated[str | None, typer.Option(help="Architecture that fixes what --over leaves out.", metavar="ARCH.json")] = None,
-    top_k: Annotated[int, typer.Option(help="Parents of evolution.")] = 10,
+    top_k: Annotated[int, typer.Option(help="Parents of evolution; results of exact (thousands take long).")] = 10,
     mutation: Annotated[float, typer.Option(help="Probability that a mutation redraws a decision.")] = 0.1,
     against: Annotated[str, typer.Option(help="Costs of nsga2 and of the Pareto front.")] = "flops,params",
     grid: Annotated[int, typer.Option(help="Most architectures of the coarse grid.")] = 160,
@@ -91,6 +94,7 @@ def command(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes on this machine that share the history.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = False,
     latency: Annotated[str | None, typer.Option(hidden=True)] = None,
+    ctx: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Search over a trained supernet: evolution, random or nsga2, inside limits on FLOPs and parameters.
 
@@ -102,8 +106,9 @@ def command(
 
     Example:  oneshot-nas search --supernet runs/elastic --out runs/family --targets 8 --indicator predictor
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("json_", "latency")}
+    arguments = {name: value for name, value in locals().items() if name not in ("json_", "latency", "ctx")}
     from oneshot_nas.arch import read_arch_file, show
+    from oneshot_nas.cli._supernet import tell_unfinished
     from oneshot_nas.config import RunFolder
     from oneshot_nas.costs.limits import parse_limits
     from oneshot_nas.errors import UserError
@@ -125,6 +130,7 @@ def command(
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     exact = algorithm == EXACT
+    tell_unused(ctx, INDICATORS[indicator], exact)
     if exact and INDICATORS[indicator].images:
         raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
     if exact and (over or base or targets or storage):
@@ -146,6 +152,7 @@ def command(
         from oneshot_nas.search.record import check_folder, save_record
 
         check_folder(run, shared, study, exact)
+        tell_unfinished(supernet)
         evaluator = load_evaluator()
         searched, about = part_of(evaluator, space)
         goal = objective_of(objective, micronet_weight, INDICATORS[indicator].score)
@@ -154,6 +161,8 @@ def command(
 
             search_exactly(evaluator, searched, about, limits, run, arguments, json_)
             return
+        if not INDICATORS[indicator].images:
+            evaluator.check_says_something(searched)
         task = SearchTask(
             space=searched, limits=limits, algorithm=algorithm, objective=goal,
             budget=budget, population=population, seed=seed, top_k=top_k, mutation=mutation,
@@ -176,6 +185,17 @@ def command(
         from oneshot_nas.cli._found import finish
 
         finish(task, history, ending, run, arguments, evaluators(arguments), json_)
+
+
+def tell_unused(ctx: typer.Context, indicator: Indicator, exact: bool) -> None:
+    """Say which options of the command line have no effect here."""
+    given = [name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    for name in given:
+        flag = f"--{name.replace('_', '-')}"
+        if exact and name in CANDIDATES:
+            print(f"note: {flag} has no effect: algorithm exact tries no candidates", file=sys.stderr)
+        elif not indicator.images and name in IMAGES:
+            print(f"note: {flag} has no effect: indicator '{indicator.score}' looks at no images", file=sys.stderr)
 
 
 def evaluators(arguments: dict[str, Any]) -> Any:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+ABOUT_DATA = ("data", "records", "options", "device", "contexts")  # what --set says for the shrunk space's supernet too
+
 
 def command(
     recipe: Annotated[str, typer.Option(help="YAML recipe of a supernet; its epochs set the schedule.", metavar="FILE.yaml")],
@@ -28,7 +30,8 @@ def command(
     The space that is left is RUN/space.json, which `train --set allowed=FILE` and `search --space FILE` accept. The defaults
     are those of ABS on the MobileNet space, where the limit is --flops :600M --rule abs-lut.
 
-    Example:  oneshot-nas shrink --recipe recipes/cifar10_proxyless_supernet.yaml --out runs/shrink --until 1e6 --flops :12M
+    Example:  oneshot-nas shrink --recipe recipes/cifar10_proxyless_supernet.yaml --set data=DATA --out runs/shrink --flops :12M
+    --first-epochs 8 --step-epochs 1
     """
     import json
     import sys
@@ -54,6 +57,7 @@ def command(
     else:
         print("\n".join(f"{choice.name}[{position}]  {' '.join(map(str, values))}"
                         for choice in space.choices for position, values in enumerate(choice.values)))
-    again = ["train", "--recipe", recipe, *(word for each in set_ or () for word in ("--set", each)),
+    kept = [each for each in set_ or () if each.partition("=")[0].partition(".")[0] in ABOUT_DATA]
+    again = ["train", "--recipe", recipe, *(word for each in kept for word in ("--set", each)),
              "--set", f"allowed={Path(out) / 'space.json'}", "--out", f"{Path(out)}-supernet"]
     print(f"next: {command(*again)}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from oneshot_nas.arch import get_space, parse_options
-from oneshot_nas.costs.lut import RULE, SPACE, differences, read_table, write_table
+from oneshot_nas.costs.lut import PICKLES, RULE, SPACE, differences, read_table, write_table
 from oneshot_nas.errors import UserError
 
 
@@ -35,6 +35,8 @@ def command(
     if check is not None and (option or rule != RULE or space != SPACE):
         raise UserError(f"--check takes space, options and rule from {check} itself; leave SPACE, --option and --rule out")
     if out is not None:
+        if out.suffix in PICKLES:
+            raise UserError(f"--out {out} is named like a pickle, the table is JSON; name it {out.with_suffix('.json')}")
         write_table(out, get_space(space, **parse_options(space, option or [])), rule)
     path = out or check
     assert path is not None

@@ -22,6 +22,7 @@ from oneshot_nas.spaces.proxyless_gpu import OPERATORS, SKIP
 
 KIND = "flops-table"
 SPACE = "proxyless_gpu"  # the only space that the layout describes
+PICKLES = (".pkl", ".pickle")
 RULE = "abs-lut"  # by which the predecessors count
 NAMES = {value: f"mobilenet_{kernel}x{kernel}_ratio_{expansion}" for value, (kernel, expansion) in OPERATORS.items()}
 NAMES[SKIP] = "identity"  # has entries in mmrazor's variant only, where it is a 1x1 convolution
@@ -129,6 +130,6 @@ def _is_pickle(path: Path) -> bool:
     """Whether a file starts as binary pickles of protocol 2 and later do, or is named .pkl."""
     try:
         with open(path, "rb") as handle:
-            return handle.read(1) == b"\x80" or path.suffix in (".pkl", ".pickle")
+            return handle.read(1) == b"\x80" or path.suffix in PICKLES
     except OSError:
         return False  # read_json says why

@@ -29,13 +29,15 @@ BICUBIC = {"interpolation": "bicubic", "a": -0.75, "centres": "half-pixel", "bor
 class Delivery:
     """A network ready to ship; `identity` says which it is ("arch", or "model" and "classes").
 
-    `resolution` is the side of its images where the resize was left out of it.
+    `resolution` is the side of its images where the resize was left out of it, `statistics` says what its running statistics were
+    estimated from, where that was done for the delivery.
     """
 
     net: HybridBlock
     identity: dict[str, Any]
     preprocessing: Preprocessing
     resolution: int | None = None
+    statistics: dict[str, Any] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -48,7 +50,8 @@ class Delivery:
         preprocessing = self.preprocessing.to_json()
         if self.resolution is not None:
             preprocessing["resize"] = {"size": self.resolution, **BICUBIC}
-        return {**self.identity, "preprocessing": preprocessing}
+        statistics = {"statistics": self.statistics} if self.statistics else {}
+        return {**self.identity, "preprocessing": preprocessing, **statistics}
 
 
 def resize_outside(network: Delivery) -> Delivery:
@@ -70,8 +73,10 @@ def from_run(folder: str) -> Delivery:
     return Delivery(run.net, run.identity, run.preprocessing)
 
 
-def from_supernet(folder: str, archs: Iterable[Arch]) -> Iterator[Delivery]:
-    """Yield stand-alone networks with the supernet's weights, each recalibrated on all its calibration images.
+def from_supernet(folder: str, archs: Iterable[Arch], calib_images: int | None = None,
+                  method: str = "population") -> Iterator[Delivery]:
+    """Yield stand-alone networks with the supernet's weights, each recalibrated on `calib_images` of its calibration images
+    (none: all), as `evaluate` does.
 
     Raises: UserError, before the first one, when an architecture is not of the supernet's space.
     """
@@ -80,10 +85,12 @@ def from_supernet(folder: str, archs: Iterable[Arch]) -> Iterator[Delivery]:
 
     run = load_supernet(folder)
     checked = [run.space.check(arch) for arch in archs]
-    evaluator = load_evaluator(folder)
+    evaluator = load_evaluator(folder, calib_images, method=method)
+    statistics = {"weights": evaluator.about["weights"], "list": "holdout.calibration of the supernet.json",
+                  "seed": run.about.get("holdout_seed"), "images": evaluator.about["calibration"], "method": method}
     for arch in checked:
         net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
-        yield Delivery(net, {"arch": arch.to_json()}, run.preprocessing)
+        yield Delivery(net, {"arch": arch.to_json()}, run.preprocessing, statistics=statistics)
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:

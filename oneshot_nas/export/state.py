@@ -12,10 +12,10 @@ import numpy as np
 
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import BROKEN_NPZ, atomic_path
+from oneshot_nas.values import listed
 
 Arrays = Mapping[str, np.ndarray]
 MAX_BYTES = 2**31  # of the arrays in one .npz; the largest supernet has some 100 MB
-SHOWN = 20  # keys that an error names one by one
 COUNTER = "num_batches_tracked"  # PyTorch counts batches in every BatchNorm; nothing depends on it here
 
 
@@ -38,18 +38,13 @@ def renamed(given: Arrays, keys: Mapping[str, tuple[str, tuple[int, ...]]], what
         elif key in given and not (np.issubdtype(given[key].dtype, np.floating) and np.isfinite(given[key]).all()):
             wrong.append(f"{key} does not hold finite floating-point numbers but {given[key].dtype}")
     problems = [
-        _listed("missing", [f"{key} {shape}" for key, (_, shape) in keys.items() if key not in given]),
-        _listed("unknown", [f"{key} {given[key].shape}" for key in given if key not in keys]),
-        _listed("wrong", wrong),
+        listed("missing", [f"{key} {shape}" for key, (_, shape) in keys.items() if key not in given]),
+        listed("unknown", [f"{key} {given[key].shape}" for key in given if key not in keys]),
+        listed("wrong", wrong),
     ]
     if any(problems):
         raise UserError(f"these are not the weights of this {what}: {'; '.join(filter(None, problems))}")
     return {new: np.ascontiguousarray(given[key], dtype=np.float32) for key, (new, _) in keys.items()}
-
-
-def _listed(what: str, items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return f"{len(items)} {what}: {', '.join(items[:SHOWN])}{more}" if items else ""
 
 
 def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:

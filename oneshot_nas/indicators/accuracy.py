@@ -135,21 +135,21 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     source = run.source()
     calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
     fixed, _ = decode_images(source, calibration, run.preprocessing)
+    about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
+             "calibration": len(calibration), "method": method, "seed": seed}
     if split == "val":
-        return _final_evaluator(run, fixed, source, str(supernet_run), method)
+        return _final_evaluator(run, fixed, source, about)
     validation = _chosen(run.holdout.validation, val_images, "validation", 0)
     images, labels = decode_images(source, validation, run.preprocessing)
-    about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
-             "calibration": len(calibration), "validation": len(validation), "method": method, "seed": seed}
-    return make_evaluator(run.net, fixed, images, labels, mx.cpu(), about, method)
+    return make_evaluator(run.net, fixed, images, labels, mx.cpu(), {**about, "validation": len(validation)}, method)
 
 
-def _final_evaluator(run: SupernetRun, calibration: np.ndarray, source: Source, folder: str, method: str) -> Evaluator:
+def _final_evaluator(run: SupernetRun, calibration: np.ndarray, source: Source, about: dict[str, Any]) -> Evaluator:
     """The evaluator on the validation set of the run's data. Raises: UserError when there is none."""
-    _check_validation(source, folder)
+    _check_validation(source, about["supernet"])
     first, second = batch_sizes(calibration.shape[-1])
     loader = val_loader(source, batch_size=second, preprocessing=run.preprocessing)
-    return Evaluator(run.net, batches(calibration, mx.cpu(), first), [], [], {}, method, loader)
+    return Evaluator(run.net, batches(calibration, mx.cpu(), first), [], [], about, about["method"], loader)
 
 
 def _check_validation(source: Source, folder: str) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from oneshot_nas.arch import Arch, Space
-from oneshot_nas.costs.table import CHUNK, JOINED, unit_layers
+from oneshot_nas.costs.table import CHUNK, JOINED, random_indices, unit_layers
 from oneshot_nas.errors import UserError
 from oneshot_nas.plan import Layer
 from oneshot_nas.train.checkpoint import load_arrays
+
+PROBES = 256  # random architectures that show whether an indicator tells them apart
 
 
 class Weights:
@@ -34,6 +36,10 @@ class Weights:
     def digest(self) -> str:
         """Digest of the file, which tells two apart on every machine."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all weights of convolutions and dense layers, by name."""
+        return {name: array.shape for name, array in self._stored.items() if name.endswith(".weight")}
 
     def cut(self, name: str, shape: tuple[int, ...], what: str) -> np.ndarray:
         """The float64 array of that name at `shape`, as a fixed network inherits it: leading channels, kernels around their
@@ -163,6 +169,13 @@ class WeightIndicator:
         if len(sums.fixed) > 1:
             raise UserError(f"indicator '{self.name}' is not a sum over layers, so no exact search; take --algorithm evolution")
         return {unit.name: table.values[0] for unit, table in zip(space.units, sums.units, strict=True)}
+
+    def check_says_something(self, space: Space) -> None:
+        """Raise UserError when random architectures of `space` all have the same score."""
+        scores = self.combine(self.sums_of(space)(random_indices(space, np.random.default_rng(0), PROBES)))
+        if space.size > 1 and np.ptp(scores) == 0:
+            raise UserError(f"indicator '{self.name}' is {scores[0]:.6g} for each of {PROBES} random architectures, so it says "
+                            "nothing here; train the supernet first, or in a way that moves what the indicator looks at")
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
         """Scores (n,) of architectures given as indices (n, decisions) of `space`."""

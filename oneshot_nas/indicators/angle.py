@@ -7,17 +7,22 @@ BatchNorm are left out, a skip adds nothing. A larger angle is better.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from oneshot_nas.arch import Space
 from oneshot_nas.config import RunFolder
 from oneshot_nas.errors import UserError
+from oneshot_nas.files import read_json
 from oneshot_nas.indicators.additive import LayerSums, WeightIndicator, Weights, layer_sums
 from oneshot_nas.plan import Layer
-from oneshot_nas.train.runs import open_supernet
+from oneshot_nas.train.runs import SupernetFiles, open_supernet
+from oneshot_nas.values import listed
 
 NAME = "angle"
 
@@ -50,6 +55,25 @@ def angles(sums: np.ndarray) -> np.ndarray:
     return np.arccos(np.clip(dot / np.sqrt(first * second), -1.0, 1.0))
 
 
+def check_alike(base: Weights, current: Weights, run: SupernetFiles) -> None:
+    """Raise UserError unless `base` holds weights of the space and options of the supernet `run`, whose weights are `current`.
+
+    The description beside the file is asked first, which knows options that shapes do not show.
+    """
+    about: Mapping[str, Any] = {}
+    with suppress(UserError):  # no description: a plain parameter file
+        about = read_json(f"{base.path}.json", "network")
+    said = {"space": about.get("space", run.space.name), **(about.get("options") or {})}
+    wanted = {"space": run.space.name, **run.space.options}
+    wrong = [f"{name} {value!r} instead of {wanted.get(name)!r}" for name, value in said.items() if wanted.get(name) != value]
+    mine, theirs = base.shapes(), current.shapes()
+    wrong += [] if wrong else [f"{name} {mine.get(name, 'missing')} instead of {theirs.get(name, 'nothing')}"
+                               for name in {**theirs, **mine} if mine.get(name) != theirs.get(name)]
+    if wrong:
+        raise UserError(f"{base.path} holds no weights of this supernet's space ({listed('differences', wrong)}); give those "
+                        "that a supernet of this space and these options started from")
+
+
 def load_angle(supernet_run: str | Path, base_weights: str | Path | None = None, seed: int = 0) -> WeightIndicator:
     """The indicator of a supernet run against `base_weights`, a parameter file (none: the run's own initial weights); nothing
     is random.
@@ -62,6 +86,7 @@ def load_angle(supernet_run: str | Path, base_weights: str | Path | None = None,
         raise UserError(f"{run.folder} has no {base.name} to measure angles from; give --base-weights FILE.params, or train the "
                         "supernet with keep_initial: true")
     first, current = Weights(base), Weights(run.weights)
+    check_alike(first, current, run)
     about = {"indicator": NAME, "weights": current.digest, "base": first.digest, "space": run.space.name,
              "options": dict(run.space.options)}
     sums_of = partial(angle_sums, base=first, current=current)

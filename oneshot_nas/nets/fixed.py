@@ -58,15 +58,21 @@ class Network(HybridBlock):
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Logits of images (N, 3, H, W). Raises: UserError for a size that a network with a resize inside does not take."""
-        if self._source is not None and isinstance(x, NDArray) and x.shape[2:] != (self._source, self._source):
-            raise UserError(f"this network resizes its images itself, from {self._source}x{self._source}; it was given "
-                            f"{'x'.join(map(str, x.shape[2:]))}: resize them, or build it with option input_size")
+        if self._source is not None and isinstance(x, NDArray):
+            check_size(x, self._source)
         return super().forward(x, *args)
 
     def hybrid_forward(self, F: Any, x: Tensor) -> Tensor:
         for block in self._children.values():
             x = block(x)
         return x
+
+
+def check_size(x: NDArray, size: int) -> None:
+    """Raise UserError unless `x` are images of `size` pixels a side, which a network with a resize inside needs."""
+    if x.shape[2:] != (size, size):
+        raise UserError(f"this network resizes its images itself, from {size}x{size}; it was given "
+                        f"{'x'.join(map(str, x.shape[2:]))}: resize them, or build it with option input_size")
 
 
 def fixed_network(arch: Arch) -> Network:

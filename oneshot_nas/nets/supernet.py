@@ -13,9 +13,10 @@ from oneshot_nas.arch import Arch, Space
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
-from oneshot_nas.nets.fixed import Network
+from oneshot_nas.nets.fixed import Network, check_size
 from oneshot_nas.ops import Op, largest
 from oneshot_nas.plan import Layer
+from oneshot_nas.primitives import Resize
 
 MAX_VIEWS = 2048  # training views kept; the least recently used goes first
 
@@ -100,6 +101,8 @@ class Supernet(Block):
                 self.register_child(block, layer.name)
         for name, candidates in selectors.items():
             self.register_child(Selector(candidates), name)
+        self._source = next((part.source for block in self._store.owners.values() for part in block.op.chain()
+                             if isinstance(part, Resize)), None)
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Refused: the supernet's path changes with every call; its block views are hybridized already."""
@@ -108,7 +111,8 @@ class Supernet(Block):
                             "hybridized already; hybridize net.view(arch) for one architecture")
 
     def forward(self, x: NDArray, arch: Arch) -> NDArray:
-        """Logits (N, classes) of `arch`. Raises: UserError when `arch` is not of this space."""
+        """Logits (N, classes) of `arch`. Raises: UserError when `arch` is not of this space, or `x` has another size than a space
+        with a resize inside takes."""
         return self._run(x, [[(layer.weights, layer.op)] for layer in self.space.plan(self.space.check(arch)).layers])
 
     def calm(self, x: NDArray, arch: Arch) -> NDArray:
@@ -133,6 +137,8 @@ class Supernet(Block):
         A backward pass ends at the first trained parameter. Where that is too late for the running statistics of a layer, the
         layer's input is given a gradient of its own.
         """
+        if self._source is not None:
+            check_size(x, self._source)
         self.flush()
         reached = not autograd.is_recording()
         for operators in layers:

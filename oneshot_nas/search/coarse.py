@@ -41,28 +41,34 @@ def check_ordered(space: Space) -> None:
 def coarse_grid(space: Space, limits: Limits, most: int) -> tuple[Arch, ...]:
     """At most `most` architectures inside the limits, cheapest first, in which a choice is at one relative position everywhere.
 
-    A choice of up to k values at a position has k levels; the finest choice loses levels until the grid is small enough, none
-    below two. Narrow limits therefore get a finer grid. What is still too much is thinned evenly. Raises: UserError.
+    A choice of up to k values at a position has k levels; the finest choice (of equals the one with fewest values) loses levels
+    until the grid is small enough, none below two; then each choice, the coarsest with the fewest values first, gets one back
+    where there is room. Narrow limits therefore get a finer grid. What is still too much is thinned evenly. Raises: UserError.
     """
     check_ordered(space)
-    most_values = {c.name: max(map(len, c.values)) for c in space.choices}
-    levels = dict(most_values)
-    while True:
-        rows = _grid_rows(space, levels) if np.prod([float(n) for n in levels.values()]) <= MOST_CELLS else None
-        if rows is not None:
-            flops, params = cost_table(space, limits.rule)(rows)
-            inside = limits.inside(flops, params)
-            rows, flops = rows[inside], flops[inside]
-            finest = max(levels.values())
-            if len(rows) <= most or finest <= LEAST_LEVELS:
-                break
-        widest = max(levels, key=lambda name: (levels[name], most_values[name]))
-        levels[widest] -= 1
-    rows = rows[np.argsort(flops, kind="stable")]
+    values = {c.name: max(map(len, c.values)) for c in space.choices}
+    levels = dict(values)
+    while (rows := _inside(space, limits, levels)) is None or (len(rows) > most and max(levels.values()) > LEAST_LEVELS):
+        levels[max(levels, key=lambda name: (levels[name], -values[name]))] -= 1
+    for name in sorted(levels, key=lambda name: (levels[name], values[name])):
+        finer = {**levels, name: levels[name] + 1}
+        more = _inside(space, limits, finer) if levels[name] < values[name] else None
+        if more is not None and len(more) <= most:
+            levels, rows = finer, more
     if len(rows) > most:
         rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
     found = {network_key(space, arch): arch for arch in map(space.decode, rows.tolist())}
     return tuple(found.values())
+
+
+def _inside(space: Space, limits: Limits, levels: dict[str, int]) -> np.ndarray | None:
+    """The rows of the grid of `levels` inside the limits, cheapest first; None when the grid is too large to be looked at."""
+    if np.prod([float(n) for n in levels.values()]) > MOST_CELLS:
+        return None
+    rows = _grid_rows(space, levels)
+    flops, params = cost_table(space, limits.rule)(rows)
+    order = np.argsort(flops, kind="stable")
+    return rows[order[limits.inside(flops, params)[order]]]
 
 
 def _grid_rows(space: Space, levels: dict[str, int]) -> np.ndarray:

@@ -53,5 +53,7 @@ def regret(result: Mapping[str, Any], history: History, limits: Limits) -> dict[
     if not inside or history.about["limits"]["rule"] != limits.rule:
         raise UserError(f"the search in {history.where} holds no candidate inside the limits ({limits}, rule {limits.rule})")
     best = max(inside, key=lambda c: (c.scores[name], -c.index))
-    return {"regret": result["best"]["fitness"] - best.scores[name], "best": best.scores[name], "index": best.index,
+    lost = result["best"]["fitness"] - best.scores[name]  # the two add up in another order, so equal sums may differ a little
+    lost = 0.0 if abs(lost) < 1e-9 * max(1.0, abs(best.scores[name])) else lost
+    return {"regret": lost, "best": best.scores[name], "index": best.index,
             "candidates": len(history.candidates), "where": history.where}

@@ -41,13 +41,18 @@ def save_record(run: RunFolder, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Paths and the storage URL are made absolute, so that it works from any folder, and the URL's password is masked.
     """
-    storage = arguments.get("storage")
-    paths = {name: str(Path(arguments[name]).expanduser().absolute()) for name in PATHS if arguments.get(name)}
-    kept = {**arguments, **paths, "storage": masked(absolute_url(storage)) if storage else None}
+    kept = record(arguments)
     words = [word for name, value in kept.items() if value is not None for word in (f"--{name.replace('_', '-')}", str(value))]
     content = {"kind": KIND, "version": VERSION, "command": shlex.join(["oneshot-nas", "search", *words]), "arguments": kept}
     write_text(run.config, yaml.safe_dump(content, sort_keys=False, width=120))
     return kept
+
+
+def record(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments as they are written: paths and the storage URL absolute, its password masked."""
+    storage = arguments.get("storage")
+    paths = {name: str(Path(arguments[name]).expanduser().absolute()) for name in PATHS if arguments.get(name)}
+    return {**arguments, **paths, "storage": masked(absolute_url(storage)) if storage else None}
 
 
 def read_record(run: RunFolder) -> dict[str, Any]:

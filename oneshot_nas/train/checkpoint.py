@@ -22,6 +22,7 @@ from mxnet.ndarray import NDArray
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import atomic_path, read_json, write_json, write_params
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.values import listed
 
 KIND = "checkpoint"
 ARRAYS = bytes.fromhex("1201000000000000")  # first bytes of an MXNet array file
@@ -161,13 +162,15 @@ def load_weights(net: Block, path: Path | str, contexts: list) -> None:
     path = Path(path)
     given = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in load_arrays(path).items()}
     wanted = net._collect_params_with_prefix()
-    problems = [f"missing {name}" for name in wanted if name not in given]
-    problems += [f"unknown {name}" for name in given if name not in wanted]
-    problems += [f"{name} has shape {given[name].shape}, the network needs {parameter.shape}"
-                 for name, parameter in wanted.items() if name in given and shapes_differ(parameter.shape, given[name].shape)]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{path} is not of this network{_whose(path)}: {'; '.join(problems[:5])}{more}")
+    problems = [
+        listed("missing", [name for name in wanted if name not in given]),
+        listed("unknown", [name for name in given if name not in wanted]),
+        listed("of another shape", [
+            f"{name} {given[name].shape} instead of {parameter.shape}" for name, parameter in wanted.items()
+            if name in given and shapes_differ(parameter.shape, given[name].shape)]),
+    ]
+    if any(problems):
+        raise UserError(f"{path} is not of this network{_whose(path)}: {'; '.join(filter(None, problems))}")
     _settle(net)
     for name, parameter in wanted.items():
         parameter._load_init(given[name], contexts, cast_dtype=True)

@@ -18,6 +18,8 @@ from mxnet.ndarray import NDArray
 from oneshot_nas.sections import Guard
 from oneshot_nas.train.step import fresh_gradients
 
+TOGETHER = 200  # arrays that MXNet's multi_all_finite takes; with one more it overruns its memory
+
 
 class Collapse(Exception):
     """More steps in a row were skipped than the recipe bears; the message says why the last one was."""
@@ -69,7 +71,8 @@ class Watch:
             median = statistics.median(self.recent)
             if loss > self.config.factor * median:
                 return f"its loss {loss:.4g} is more than {self.config.factor:g} times the median {median:.4g} of the last steps"
-        finite = (nd.multi_all_finite(*arrays, num_arrays=len(arrays)) for arrays in fresh_gradients(self.trainer))
+        finite = [nd.multi_all_finite(*part, num_arrays=len(part)) for arrays in fresh_gradients(self.trainer)
+                  for part in (arrays[start : start + TOGETHER] for start in range(0, len(arrays), TOGETHER))]
         return None if all(bool(flag.asscalar()) for flag in finite) else "a gradient is not finite"
 
 

@@ -24,8 +24,11 @@ from oneshot_nas.data.loader import decode_images, val_loader
 from oneshot_nas.data.source import Source
 from oneshot_nas.errors import UserError
 from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, make_evaluator
+from oneshot_nas.indicators.predictor import load as load_predictor
+from oneshot_nas.indicators.predictor import translation
 from oneshot_nas.nets.fixed import Network, fixed_network, resolution_inside
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.train.elastic import Score
 from oneshot_nas.train.losses import CrossEntropy
 from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
 from oneshot_nas.train.step import Forward, Shard
@@ -109,7 +112,8 @@ def absolute(recipe: Recipe) -> Recipe:
 
     return recipe.model_copy(update={
         "data": full(recipe.data), "records": section(recipe.records, "train", "train_idx", "val", "val_idx"),
-        "start": section(recipe.start, "weights", "supernet", "optimizer"), "loss": section(recipe.loss, "teacher_params")})
+        "start": section(recipe.start, "weights", "supernet", "optimizer"), "loss": section(recipe.loss, "teacher_params"),
+        "sampler": section(recipe.sampler, "predictor")})
 
 
 def make_job(recipe: Recipe, source: Source, over: Space | None = None) -> Job:
@@ -169,9 +173,10 @@ def _forwards(net: Supernet, over: Space, recipe: Recipe) -> Callable[[int, int,
         return make_sampler(over, recipe.sampler, seed)
 
     sampler_of(recipe.seed)  # now, for its errors
+    predicted = None if recipe.sampler.predictor is None else _prediction(recipe.sampler.predictor, over)
 
     def forwards(seed: int, epoch: int, step: int, shards: Sequence[Shard]) -> list[Forward]:
-        archs = sampler_of(seed)(epoch, step, partial(_loss_of, net, shards))
+        archs = sampler_of(seed)(epoch, step, predicted or partial(_loss_of, net, shards))
         return [partial(_call, first if place == 0 else others, arch) for place, arch in enumerate(archs)]
 
     return forwards
@@ -179,6 +184,13 @@ def _forwards(net: Supernet, over: Space, recipe: Recipe) -> Callable[[int, int,
 
 def _call(network: Callable[[NDArray, Arch], NDArray], arch: Arch, images: NDArray) -> NDArray:
     return network(images, arch)
+
+
+def _prediction(path: str, space: Space) -> Score:
+    """What attentive samplers choose by, from a predictor's file: its prediction, as a loss. Raises: UserError."""
+    predictor = load_predictor(path)
+    translation(space, predictor.space)  # now, for its errors
+    return lambda arch: -float(predictor(space, np.array([space.encode(arch)]))[0])
 
 
 def _loss_of(net: Supernet, shards: Sequence[Shard], arch: Arch) -> float:

@@ -136,14 +136,17 @@ def draw(space: Space, skips: np.ndarray, rng: np.random.Generator, count: int, 
     return indices
 
 
-def worst(found: Sequence[Operator], drop: int) -> list[Operator]:
-    """The `drop` operators of the smallest score, those without one first; every decision keeps its best one."""
+def worst(found: Sequence[Operator], drop: int, possible: Callable[[Sequence[Operator]], bool] = bool) -> list[Operator]:
+    """The `drop` operators of the smallest score, those without one first; every decision keeps its best one.
+
+    An operator stays if without it and those dropped before, nothing is ``possible`` any more.
+    """
     left: dict[tuple[str, int], int] = {}
     for operator in found:
         left[operator.decision] = left.get(operator.decision, 0) + 1
     dropped: list[Operator] = []
     for operator in sorted(found, key=lambda o: -inf if o.score is None else o.score):
-        if len(dropped) < drop and left[operator.decision] > 1:
+        if len(dropped) < drop and left[operator.decision] > 1 and possible([*dropped, operator]):
             left[operator.decision] -= 1
             dropped.append(operator)
     return dropped

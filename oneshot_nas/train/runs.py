@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mxnet as mx
+import numpy as np
 from mxnet.gluon import Block
 
 from oneshot_nas.arch import Arch, Space, read_arch_file
@@ -21,6 +22,7 @@ from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.checkpoint import latest_weights, load_weights
 from oneshot_nas.train.zoo import zoo_network
+from oneshot_nas.values import listed
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetR
         raise UserError(f"{run.folder / 'supernet.json'} lacks {error}; it was not written by this program") from None
     net = Supernet(run.space)
     load_weights(net, run.weights, contexts or [mx.cpu()])
+    broken = [name for name, parameter in net._collect_params_with_prefix().items()
+              if not np.isfinite(parameter.list_data()[0].asnumpy()).all()]
+    if broken:
+        raise UserError(f"{run.weights} holds numbers that are not finite ({listed('arrays', broken)}): training diverged, or "
+                        "the file is damaged; train again with a lower lr or guard: {}")
     return SupernetRun(run.folder, run.space, net, run.recipe, holdout, preprocessing, run.about, run.digest)
 
 

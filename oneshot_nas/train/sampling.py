@@ -23,6 +23,7 @@ from oneshot_nas.costs.table import CostTable, cost_table, random_indices
 from oneshot_nas.errors import UserError
 from oneshot_nas.train.elastic import Sampler, Score, attentive, conditioned, sandwich
 
+SKIP = "skip"  # the operator that leaves a layer out, or nearly so
 SCALE = "scale"  # the choice that the warm-up and the least scale are about
 # (epochs since channel selection began, smallest scale from then on). Source: the warm-up tables of the MXNet predecessor for
 # its two layouts (reference sheet, section 4.2; the second one continues through epoch 35, where the predecessor has a gap).
@@ -122,8 +123,8 @@ def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
     """One uniform path per step; before `first_channel_epoch` every ordered choice is at its largest value (the predecessor's
     all-channels phase), and with `warmup` the smallest scale that is drawn then falls by the table.
 
-    With `operator_warmup` of E epochs a decision about operators is uniform with probability epoch / E and its first value
-    otherwise: epoch 0 trains one network, and the other operators join layers that are already worth joining."""
+    With `operator_warmup` of E epochs a decision about operators is uniform with probability epoch / E and its first value that
+    is no skip otherwise: epoch 0 trains one network, and the other operators join layers that are already worth joining."""
     ordered = {choice.name for choice in space.choices if choice.ordered}
     table = WARMUP[config.warmup] if config.warmup and space.choice(SCALE) else ()
 
@@ -136,7 +137,8 @@ def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:
         for name, _, allowed in space.positions:
             first = len(allowed) - 1 if largest and name in ordered else bisect_left(allowed, least) if name == SCALE else 0
             drawn = rng.randrange(min(first, len(allowed) - 1), len(allowed))
-            indices.append(0 if joined < 1 and name not in ordered and rng.random() >= joined else drawn)
+            alone = joined < 1 and name not in ordered and rng.random() >= joined
+            indices.append(int(allowed[0] == SKIP and len(allowed) > 1) if alone else drawn)
         return [space.decode(indices)]
 
     return sampler

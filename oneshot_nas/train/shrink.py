@@ -18,9 +18,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from oneshot_nas.arch import Space
 from oneshot_nas.config import Recipe, RunFolder, training_space
-from oneshot_nas.costs.limits import Limits, check_reachable
+from oneshot_nas.costs.limits import Limits, check_reachable, sample_within
 from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, write_json, write_params
@@ -75,6 +77,9 @@ class Shrinking:
             raise UserError(f"--until must be at least 1 and --refresh at least 0, got {self.until:g} and {self.refresh}")
         if recipe.trainable != "all":
             raise UserError(f"angles need weights that move, the recipe trains '{recipe.trainable}' only; set trainable=all")
+        if recipe.sampler.operator_warmup:
+            raise UserError("angles compare how far operators have turned, which needs equal training: set "
+                            "sampler.operator_warmup=0")
         for name in self.over:
             space.choice(name)
         check_reachable(space, self.limits)
@@ -156,13 +161,16 @@ def shrink(recipe: Recipe, out: str | Path, plan: Shrinking, say: Log | None = N
         space = without(whole, state.dropped())
         write_space(run.path / "space.json", space)
         while plan.size(space) > plan.until:
-            space = _step(recipe, run, plan, state, space, log)
+            smaller = _step(recipe, run, plan, state, space, log)
+            if smaller is space:
+                break
+            space = smaller
         log(f"shrunk to {plan.size(space):,} combinations in {len(state.steps)} steps: {run.path / 'space.json'}")
     return space
 
 
 def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space: Space, log: Log) -> Space:
-    """Train, score and drop once; returns the smaller space."""
+    """Train, score and drop once; returns the smaller space, or `space` itself where nothing can go."""
     number = len(state.steps) + 1
     supernet, base = RunFolder(run.path / "supernet"), run.path / "base.params"
     log(f"step {number}: {plan.size(space):.4g} combinations, training to epoch {plan.epochs(number)}")
@@ -171,7 +179,11 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     refreshed = any(step["base"] for step in state.steps)
     sums = angle_sums(space, Weights(base if refreshed else supernet.initial), Weights(current))
     found = scored(space, plan.over, lambda pool: angles(sums(pool)), plan.limits, plan.samples, (recipe.seed, number))
-    dropped = worst(found, plan.drop)
+    dropped = worst(found, plan.drop, partial(_leaves_some, space, plan.limits))
+    if not dropped:
+        log(f"warning: no operator can go any more: without any one of the {len(found)} that are left no architecture has "
+            f"{plan.limits}")
+        return space
     smaller = without(space, dropped)
     refresh = not refreshed and len(state.dropped()) + len(dropped) > plan.refresh
     if refresh:  # before the step is recorded: until then a new try still measures from the old ones
@@ -181,6 +193,14 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     log(f"step {number}: dropped {show(f'{o.choice}[{o.position}] {o.value}' for o in dropped)}"
         + ("; angles are measured from the present weights from now on" if refresh else ""))
     return smaller
+
+
+def _leaves_some(space: Space, limits: Limits, dropped: Sequence[Operator]) -> bool:
+    """Whether the space without these operators still has an architecture inside the limits."""
+    try:
+        return bool(sample_within(without(space, dropped), limits, np.random.default_rng(0), 1))
+    except UserError:
+        return False
 
 
 def _copy(source: Path, target: str) -> None:

@@ -45,13 +45,15 @@ def begin(start: Start | None, job: Job, trainer: Trainer, steps: int, say: Log)
 def _from_supernet(folder: str, job: Job) -> None:
     """Copy the supernet's weights for this architecture, recalibrated on its calibration images."""
     assert job.arch is not None
-    prepared = load_supernet(folder).preprocessing
+    run = load_supernet(folder)
+    run.space.check(job.arch)
+    prepared = run.preprocessing
     if prepared != job.preprocessing:
         raise UserError(f"the supernet in {folder} was trained on images prepared as {prepared.to_json()}, this run "
                         f"prepares them as {job.preprocessing.to_json()}; give the same mean, std and crop_ratio, and the same "
                         "data set")
     evaluator = load_evaluator(folder)
-    net = recalibrate(inherit(evaluator.net, evaluator.space.check(job.arch)), evaluator.calibration, evaluator.method)
+    net = recalibrate(inherit(evaluator.net, job.arch), evaluator.calibration, evaluator.method)
     wanted = job.net._collect_params_with_prefix()
     for name, parameter in net._collect_params_with_prefix().items():
         wanted[name].set_data(parameter.data())
