@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 
 import mxnet as mx
 import numpy as np
@@ -17,6 +18,10 @@ from oneshot_nas.export.symbol_flops import count_symbol
 from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.inherit import corner, inherit
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.sections import Distil, Guard, Optimizer
+from oneshot_nas.train.guard import Watch
+from oneshot_nas.train.losses import CrossEntropy, distillation
+from oneshot_nas.train.step import accumulate, run_step, trainer_of
 
 VARIANTS: dict = {
     "attentive_mobilenet": [{"resolutions": (48, 64)}, {"layout": "small", "resolutions": (56, 64)}],
@@ -216,6 +221,28 @@ def test_gradients_reach_exactly_the_path_and_the_slice(supernet, monkeypatch):
             error = np.abs(array[inside] - wanted.ravel()).max()
             assert error < 1e-4 * np.abs(wanted).max() + 1e-6 * scale, f"{weights}.{key} has another gradient"
     supernet._store.views.clear()
+
+
+@pytest.mark.parametrize("name", list_spaces())
+def test_a_guarded_step_trains_the_whole_space(name):
+    """As its recipes do: the largest network and what it teaches, at the layout of the paper, with the collapse guard."""
+    sizes = {"resolutions": (32,)} if "resolutions" in get_space(name).options else {}
+    space = get_space(name, input_size=32, classes=10, **sizes)
+    net = Supernet(space)
+    net.initialize()
+    trainer = trainer_of(net.collect_params(), Optimizer(lr=0.01, clip=1.0))
+    accumulate(net.collect_params())
+    watch = Watch(Guard(), trainer, lambda text: None)
+    before = net.owner("stem").parameters()[0].data().copy()
+    shards = [(nd.random.normal(shape=(2, 3, 32, 32)), nd.one_hot(nd.arange(2), 10))]
+    losses, _ = run_step(partial(call, net, space.largest()), shards, CrossEntropy(), trainer, 2, distil=distillation(Distil()),
+                         students=[partial(call, net, space.smallest())], accept=watch.accept)
+    assert np.isfinite(losses[0].asnumpy()).all() and watch.skipped == 0
+    assert np.abs((net.owner("stem").parameters()[0].data() - before).asnumpy()).max() > 0
+
+
+def call(net, arch, images):
+    return net(images, arch)
 
 
 def test_export_and_reload_give_the_same_output(supernet, tmp_path):
