@@ -172,7 +172,8 @@ class WeightIndicator:
 
     def check_says_something(self, space: Space) -> None:
         """Raise UserError when random architectures of `space` all have the same score."""
-        scores = self.combine(self.sums_of(space)(random_indices(space, np.random.default_rng(0), PROBES)))
+        sums = self.sums if space is self.space else self.sums_of(space)
+        scores = self.combine(sums(random_indices(space, np.random.default_rng(0), PROBES)))
         if space.size > 1 and np.ptp(scores) == 0:
             raise UserError(f"indicator '{self.name}' is {scores[0]:.6g} for each of {PROBES} random architectures, so it says "
                             "nothing here; train the supernet first, or in a way that moves what the indicator looks at")
