@@ -8,7 +8,7 @@
 # DATA= is a folder with train.rec and val.rec (`oneshot-nas data` makes one), OUT= the folder of the three runs (default:
 # runs/bnnas), FLOPS= the limit (default: :475M), RULE= how FLOPs are counted (default: abs-lut), SUPERNET_RECIPE= and
 # RETRAIN_RECIPE= the two recipes (default: those of the paper); PYTHON= as in train_fixarch.sh. Arguments go to both trainings.
-# At CIFAR-10 size: SUPERNET_RECIPE=recipes/cifar10_proxyless_supernet.yaml, RETRAIN_RECIPE=recipes/cifar10_proxyless_retrain.yaml,
+# At CIFAR-10 size: SUPERNET_RECIPE=recipes/cifar10_bnnas_supernet.yaml, RETRAIN_RECIPE=recipes/cifar10_proxyless_retrain.yaml,
 # FLOPS=:12M, RULE=macs.
 set -eu
 . "$(dirname -- "$0")/_venv.sh"

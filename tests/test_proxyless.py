@@ -440,3 +440,12 @@ def test_cifar_recipes_train_as_those_of_the_shuffle_space(kind):
     if kind == "supernet":
         assert theirs["sampler"].pop("operator_warmup") > ours["sampler"].pop("operator_warmup") == 0
     assert ours == theirs
+
+
+def test_cifar_recipe_of_bnnas_has_the_published_optimizer_and_the_space_of_the_other_supernet():
+    ours, published, other = (read_recipe(ROOT / "recipes" / f"{name}.yaml") for name in
+                              ("cifar10_bnnas_supernet", "bnnas_supernet", "cifar10_proxyless_supernet"))
+    for key in ("optimizer", "schedule", "epochs", "trainable", "loss"):
+        assert getattr(ours, key) == getattr(published, key), key
+    for key in ("space", "options", "batch_size", "augment", "holdout"):
+        assert getattr(ours, key) == getattr(other, key), key
