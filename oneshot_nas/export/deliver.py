@@ -81,16 +81,17 @@ def from_supernet(folder: str, archs: Iterable[Arch], calib_images: int | None =
     Raises: UserError, before the first one, when an architecture is not of the supernet's space.
     """
     from oneshot_nas.indicators.accuracy import load_evaluator
-    from oneshot_nas.train.runs import load_supernet
+    from oneshot_nas.train.runs import open_supernet
 
-    run = load_supernet(folder)
+    run = open_supernet(folder)
     checked = [run.space.check(arch) for arch in archs]
     evaluator = load_evaluator(folder, calib_images, method=method)
+    preprocessing = Preprocessing.from_json(run.about["preprocessing"])
     statistics = {"weights": evaluator.about["weights"], "list": "holdout.calibration of the supernet.json",
                   "seed": run.about.get("holdout_seed"), "images": evaluator.about["calibration"], "method": method}
     for arch in checked:
         net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
-        yield Delivery(net, {"arch": arch.to_json()}, run.preprocessing, statistics=statistics)
+        yield Delivery(net, {"arch": arch.to_json()}, preprocessing, statistics=statistics)
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ class Network(HybridBlock):
         self.arch = arch
         for name, block in blocks:
             self.register_child(block, name)
-        self._source = next((part.source for _, block in self.blocks() for part in block.op.chain() if isinstance(part, Resize)
-                             and part.source != part.size), None)
+        resize = resize_of(block for _, block in self.blocks())
+        self._source = resize.source if resize and resize.source != resize.size else None
 
     def blocks(self) -> list[tuple[str, OpBlock]]:
         """(layer name, block) in order."""
@@ -68,6 +68,11 @@ class Network(HybridBlock):
         return x
 
 
+def resize_of(blocks: Iterable[OpBlock]) -> Resize | None:
+    """The resize inside a network; None in a space without one."""
+    return next((part for block in blocks for part in block.op.chain() if isinstance(part, Resize)), None)
+
+
 def check_size(x: NDArray, size: int) -> None:
     """Raise UserError unless `x` are images of `size` pixels a side, which a network with a resize inside needs."""
     if x.shape[2:] != (size, size):
@@ -83,7 +88,8 @@ def fixed_network(arch: Arch) -> Network:
 
 def resolution_inside(net: Network) -> int | None:
     """The side in pixels to which the network resizes its images itself; None when it does not."""
-    return next((part.size for _, block in net.blocks() for part in block.op.chain() if isinstance(part, Resize)), None)
+    resize = resize_of(block for _, block in net.blocks())
+    return resize.size if resize else None
 
 
 def without_resize(net: Network) -> tuple[Network, int]:

@@ -13,10 +13,9 @@ from oneshot_nas.arch import Arch, Space
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
 from oneshot_nas.blocks.tracer import Tensor
-from oneshot_nas.nets.fixed import Network, check_size
+from oneshot_nas.nets.fixed import Network, check_size, resize_of
 from oneshot_nas.ops import Op, largest
 from oneshot_nas.plan import Layer
-from oneshot_nas.primitives import Resize
 
 MAX_VIEWS = 2048  # training views kept; the least recently used goes first
 
@@ -101,8 +100,8 @@ class Supernet(Block):
                 self.register_child(block, layer.name)
         for name, candidates in selectors.items():
             self.register_child(Selector(candidates), name)
-        self._source = next((part.source for block in self._store.owners.values() for part in block.op.chain()
-                             if isinstance(part, Resize)), None)
+        resize = resize_of(self._store.owners.values())
+        self._source = resize.source if resize else None
 
     def hybridize(self, active: bool = True, **kwargs: Any) -> None:
         """Refused: the supernet's path changes with every call; its block views are hybridized already."""
