@@ -92,6 +92,8 @@ def read_archs(path: str) -> Iterator[Arch]:
     Reads line by line, so a file of any length takes little memory. Raises: UserError that names the file and the line.
     """
     source = "standard input" if path == "-" else str(path)
+    if path == "-" and sys.stdin is None:
+        raise UserError("standard input is closed, so no architectures can be read from it")
     try:
         with nullcontext(sys.stdin) if path == "-" else open(path, encoding="utf-8") as handle:
             yield from _archs_of(handle, source)

@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 
 import portalocker
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import VERSION, check_kind, read_text, write_text
+from oneshot_nas.later import check_later
 from oneshot_nas.sections import (
     AugmentConfig,
     Guard,
@@ -85,6 +86,12 @@ class Recipe(Section):
     augment: AugmentConfig = AugmentConfig()
     progressive: Progressive | None = Field(default=None, description="none: images of the input size from the first epoch on")
     holdout: HoldoutConfig = HoldoutConfig()
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_there(cls, value: Any) -> Any:
+        check_later(str(value), "dtypes are float32 and float16")
+        return value
 
     @model_validator(mode="after")
     def _one_network(self) -> Recipe:

@@ -166,7 +166,8 @@ class Progressive(Section):
         """Pixels a side in `epoch` (0, 1, ...) of a network that takes `full` ones."""
         if epoch >= self.epochs:
             return full
-        return self.size + (full - self.size) * epoch // self.epochs // self.multiple * self.multiple
+        between = self.size + (full - self.size) * epoch // self.epochs
+        return max(self.size, between // self.multiple * self.multiple)
 
 
 class HoldoutConfig(Section):

@@ -330,6 +330,7 @@ def test_augmentations_are_named_and_strict():
         ("strong", {}, "'strong' is not one of"),
         ("small", {"padding": 4}, "no field 'padding'"),
         ("small", {"pad": -1}, "pad -1"),
+        ("small", {"pad": 1.5}, "pad 1.5 must be a whole number"),
         ("digits", {"contrast": -1}, "0 or more"),
         ("imagenet", {"area": (0, 1)}, "area"),
         ("imagenet", {"area": 1}, "wrong type"),

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs import draw, labels, limits
 from oneshot_nas.costs.analytic import Cost, cost
-from oneshot_nas.costs.chain import chain
+from oneshot_nas.costs.chain import Step, chain
 from oneshot_nas.costs.draw import count_within, distribution
 from oneshot_nas.costs.exact import Scored, best_within, score_front
 from oneshot_nas.costs.labels import START, Problem, best_labels, front_labels, reaches, resource
 from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_limits, sample_within
+from oneshot_nas.costs.scores import BITS, Scores
 from oneshot_nas.costs.table import CostTable, UnitTable, cost_table, reachable
 from oneshot_nas.errors import UserError, WorkError
 
@@ -423,3 +424,12 @@ def test_limits_are_parsed_in_one_place():
                                        (None, None, "x", "unknown cost rule")):
         with pytest.raises(UserError, match=words):
             parse_limits(flops, params, rule)
+
+
+def test_sums_of_scores_have_no_order():
+    """In float64, (1 + t) + t is 1 and (t + t) + 1 is more: equal totals would not be equal."""
+    t = 2.0**-53
+    scores = Scores({}, {0: np.array([1, t]), 1: np.array([t, t]), 2: np.array([t, 1])})
+    step = Step(1, 2, np.zeros(2, np.int64), np.zeros(2, np.int64), (0, 1, 2), np.array([[0, 0, 0], [1, 0, 1]]))
+    found = scores.along(SPOS, [step])[0]
+    assert found[0] == found[1] == round((1 + 2 * t) * 2.0 ** (BITS - 2))

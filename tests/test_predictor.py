@@ -133,6 +133,27 @@ def idle(space):
     return replace(space, _canonical=canonical)
 
 
+def test_parts_of_a_space_may_lack_the_values_that_idle_decisions_are_reset_to():
+    whole = get_space("ofa_mobilenet")
+    part = whole.restrict({"kernel": [[5, 7]] * len(whole.choice("kernel").values)})
+    rows = random_indices(part, np.random.default_rng(0), 40)
+    archs = [part.decode(row.tolist()) for row in rows]
+    assert (effective(part, rows) == effective(whole, np.array([whole.encode(arch) for arch in archs]))).all()
+    assert not effective(part, rows).all()
+    found = fit(part, [Candidate(i, arch, cost(arch), {"top1": float(i)}) for i, arch in enumerate(archs)], fitness)
+    assert found is not None and kendall_tau(found(part, rows).tolist(), list(range(40))) > 0.5
+    outside = Candidate(40, whole.smallest(), cost(whole.smallest()), {"top1": 0.0})  # has kernel 3, so the part does not know it
+    assert fit(part, [outside], fitness) is None
+
+
+def test_a_screened_nsga2_goes_on_from_its_candidates():
+    task, history = SearchTask(ELASTIC, algorithm="nsga2", population=20, screen=SCREEN, against=("flops",)), []
+    for _ in range(8):
+        history += [Candidate(len(history) + i, p.arch, cost(p.arch), {"top1": top1(p.arch)}, p.parents)
+                    for i, p in enumerate(task.propose(history, len(history)))]
+    assert sum(not candidate.parents for candidate in history[20:]) <= 2  # uniform draws join the children; few are best
+
+
 def test_decisions_without_effect_are_zeroed():
     resettable.cache_clear()  # spaces of equal choices are taken for equal
     space = idle(SHUFFLE)

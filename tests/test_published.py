@@ -14,6 +14,8 @@ from oneshot_nas import UserError, cost, get_model, get_space, list_models
 from oneshot_nas.arch import space_of
 from oneshot_nas.costs.analytic import layer_costs, micronet
 from oneshot_nas.model_zoo import ZOO, published
+from oneshot_nas.ops import MBConv
+from oneshot_nas.plan import chain_layers
 
 BIAS = {"classifier_bias": True}
 EXACT = [  # name, options, rule, FLOPs, params, where these numbers were published or re-computed from
@@ -119,6 +121,14 @@ def test_micronet_score_of_s_plus():
     found = micronet(space_of(arch).plan(arch))
     assert (round(found.multiplications / 1e6, 4), round(found.additions / 1e6, 4)) == (299.6207, 288.3226)
     assert round(found.params / 1e6, 6) == 3.652225 and round(found.score, 2) == 1.03
+
+
+def test_a_shortcut_is_one_addition_per_element():
+    def found(shortcut):
+        return micronet(chain_layers((32, 28, 28), [("block", MBConv(32, 32, 96, 3, shortcut=shortcut), "", "")]))
+
+    assert found("identity").additions - found("none").additions == 32 * 28 * 28
+    assert found("identity").multiplications == found("none").multiplications
 
 
 def test_zoo_files_name_everything():

@@ -270,6 +270,8 @@ def test_coarse_to_fine_gives_a_family_too():
 def test_coarse_to_fine_needs_order_and_a_budget():
     with pytest.raises(UserError, match=r"ordered; \('block'\) of 'spos_shufflenet' are not: search --over scale --base"):
         SearchTask(SHUFFLE, algorithm="coarse-to-fine").check()
+    with pytest.raises(UserError, match=r"ordered; \('block'\) of 'spos_shufflenet' are not"):  # not only after the first stage
+        SearchTask(SHUFFLE, algorithm="coarse-to-fine", stages=(("scale",), ("block",)), budget=400, grid=50).check()
     with pytest.raises(UserError, match="the coarse grid has .* architectures, a budget of 50 leaves nothing to refine"):
         SearchTask(ELASTIC, algorithm="coarse-to-fine", budget=50).check()
     with pytest.raises(UserError, match="grid must be at least 1"):

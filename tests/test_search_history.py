@@ -299,6 +299,7 @@ def test_addresses(tmp_path, monkeypatch):
     assert shown("sqlite:////a/b.db") == "/a/b.db"
     secret = "postgresql://user:pa55@host/name"
     assert "pa55" not in masked(secret) and masked(secret) == shown(secret) == "postgresql://user:***@host/name"
+    assert shown("sqlite+pysqlite:////a/b.db") == "/a/b.db"
     for bad, message in (("nonsense", "not a database URL"), ("sqlite://", "memory only"), ("sqlite:///:memory:", "memory only")):
         with pytest.raises(UserError, match=message):
             absolute_url(bad)

@@ -165,6 +165,8 @@ def test_no_limits_at_all_is_no_error():
     ("--model oneshot --rgb-mean 1,2", "--rgb-mean '1,2' is not three numbers"),
     ("--model oneshot --lr 0", "'optimizer.lr' = '0.0': Input should be greater than 0"),
     ("--model oneshot --dtype float16", "dtype float16 needs device gpu"),
+    ("--model oneshot --dtype int8", r"int8 quantisation \(int8\) is not there yet"),
+    ("--model oneshot --dtype float8", "'dtype' = 'float8': Input should be 'float32' or 'float16'"),
     ("--model oneshot --data-backend dali-gpu", "--data-backend dali-gpu is not there"),
 ])
 def test_flags_that_would_be_passed_over_in_silence_are_refused(line, words):
@@ -253,7 +255,7 @@ def test_bad_input_is_one_line_and_exit_code_2(flags, words, data, tmp_path, cap
     assert captured.err.startswith("error: ") and words in captured.err
 
 
-@pytest.mark.parametrize("line", ["", "--model", "--model a --nonsense", "--model a --lr x", "--model a --dtype int8", "--mod a"])
+@pytest.mark.parametrize("line", ["", "--model", "--model a --nonsense", "--model a --lr x", "--model a --mode int8", "--mod a"])
 def test_wrong_use_is_one_line_and_exit_code_2(line, capsys):
     with pytest.raises(SystemExit) as stop:
         run(line)

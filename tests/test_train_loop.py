@@ -14,6 +14,7 @@ from mxnet.gluon import nn
 from oneshot_nas.config import Optimizer, parse_recipe, read_recipe
 from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.sections import Progressive
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
@@ -84,6 +85,33 @@ def steps_of(scale, optimizer, count=3):
         shard = nd.array(rng.normal(size=(6, 3, 8, 8))), targets(nd.array(rng.integers(0, 3, 6)), 3, 0.1)
         run_step(net, [shard], CrossEntropy(), trainer, 6, scale=scale)
     return {name: parameter.data().asnumpy() for name, parameter in net._collect_params_with_prefix().items()}
+
+
+def test_the_state_of_float16_without_momentum_comes_back(tmp_path):
+    """Its parts are None and the float32 weights."""
+    def made():
+        net = nn.Dense(1, in_units=2, use_bias=False)
+        net.initialize("ones")
+        net.cast("float16")
+        return net, trainer_of(net.collect_params(), Optimizer(momentum=0.0), "float16")
+
+    net, trainer = made()
+    with autograd.record():
+        loss = 3 * net.weight.data()
+    loss.backward()
+    trainer.step(3)
+    saved = checkpoint.optimizer_arrays(net, trainer)
+    assert set(saved) == {"weight:1"} and saved["weight:1"].dtype == np.float32
+    nd.save(str(tmp_path / "state.params"), saved)
+    other, again = made()
+    again._init_kvstore()
+    checkpoint.load_optimizer(other, again, tmp_path / "state.params", [mx.cpu()], 1)
+    assert np.array_equal(checkpoint.optimizer_arrays(other, again)["weight:1"].asnumpy(), saved["weight:1"].asnumpy())
+
+
+def test_sizes_of_growing_images_are_multiples():
+    growing = Progressive(size=30, epochs=5)
+    assert [growing.size_of(epoch, 64) for epoch in range(6)] == [30, 36, 40, 48, 56, 64]
 
 
 def test_the_loss_scale_of_float16_changes_nothing_but_the_range():
@@ -418,7 +446,7 @@ def test_supernets_are_not_trained_in_float16(data):
     ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr' = 'nan'"),
     ({"seed": 2**31}, "'seed'"),
     ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
-    ({"dtype": "float16"}, "needs device gpu"),
+    ({"dtype": "float16"}, "needs device gpu"), ({"dtype": "int8"}, r"int8 quantisation \(int8\) is not there yet"),
     ({"start": {"weights": "a", "epoch": 3}}, "'start.epoch' 3 is beyond the recipe's 2 epochs; 2 takes finished"),
     ({"epoch_share": 0}, "'epoch_share'"),
     ({"sampler": {"name": "warmup"}}, "'sampler.name' = 'warmup'"),

@@ -117,6 +117,23 @@ def test_the_average_in_closed_form_and_shown_only_for_a_while():
     assert net.weight.data().asscalar() == 7
 
 
+def test_the_average_of_float16_weights_takes_small_steps():
+    from mxnet.gluon import nn
+
+    from oneshot_nas.train.average import Average
+
+    net = nn.Dense(1, in_units=1, use_bias=False)
+    net.initialize("ones")
+    net.cast("float16")
+    average = Average(net, 0.9999)
+    net.weight.set_data(nd.array([[2]], dtype="float16"))
+    for _ in range(5000):
+        average.update(10**6)
+    assert average.arrays["weight"].asscalar() == pytest.approx(2 - 0.9999**5000, abs=1e-3)
+    with average.shown():
+        assert net.weight.data().dtype == np.float16 and net.weight.data().asscalar() == pytest.approx(1.39, abs=0.01)
+
+
 def test_averaged_weights_are_what_is_validated_and_loaded(data, tmp_path, monkeypatch):
     from oneshot_nas.indicators import accuracy
     from oneshot_nas.train.runs import load_supernet
@@ -155,7 +172,7 @@ def test_repeated_bad_steps_restore_the_last_checkpoint_and_the_run_goes_on(data
     calls = broken_at(monkeypatch, {5, 6})  # in the second epoch of four steps
     last = train(tiny.sandwich(data, guard=GUARD), tmp_path, log.append)
     assert any("back to the checkpoint after epoch 1, with learning rates times 0.5 (restore 1 of 2)" in line for line in log)
-    assert len(calls) == 4 + 3 + 4 and last["epoch"] == 2 and last["skipped"] == 0
+    assert len(calls) == 4 + 3 + 4 and last["epoch"] == 2 and last["skipped"] == 2
     assert [json.loads(line)["epoch"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     assert json.loads((tmp_path / "checkpoint/latest.json").read_text())["state"]["restores"] == 1
 

@@ -112,9 +112,15 @@ def test_the_regret_of_an_evolution_is_told(supernet, everything, capsys):
     capsys.readouterr()
     assert search(supernet, "--algorithm", "exact", "--compare", "angled", out="other") == 2
     assert "was scored by something else" in error_of(capsys)
+    part = everything[0][2]
+    write_space("part.json", load_bn_gamma(supernet).space.freeze(part, []))  # another network than all the evolution tried
+    if part.to_json() in [entry["arch"] for entry in map(json.loads, history_lines(capsys))]:
+        pytest.fail("the evolution has met the one network of the part; take another one")
+    assert search(supernet, "--algorithm", "exact", "--compare", "evolved", "--space", "part.json", out="other") == 2
+    assert "holds no candidate of the searched space inside the limits" in error_of(capsys)
     least = f":{limit(everything, 0)}"
     assert search(supernet, "--algorithm", "exact", "--compare", "evolved", "--flops", least, out="other") == 2
-    assert "holds no candidate inside the limits" in error_of(capsys)
+    assert "holds no candidate of the searched space inside the limits" in error_of(capsys)
 
 
 def test_a_shrunk_space_is_searched(supernet, everything, capsys):
@@ -133,6 +139,13 @@ def test_a_shrunk_space_is_searched(supernet, everything, capsys):
     Path("space.json").write_text(Path("space.json").read_text().replace("k3e3", "k5e6", 1))
     assert search(supernet, "--space", "space.json", out="other") == 2
     assert "restriction of 'op'[0]" in error_of(capsys)
+
+
+def history_lines(capsys):
+    """The candidates of the evolution, as `history --json` prints them."""
+    capsys.readouterr()
+    assert run(["history", "evolved", "--json"]) == 0
+    return capsys.readouterr().out.splitlines()
 
 
 def test_evaluate_prints_the_indicator(supernet, everything, capsys):
@@ -170,6 +183,8 @@ def test_wrong_use_is_one_line(words, message, supernet, capsys):
 @pytest.mark.parametrize(("words", "message"), [
     (["--indicator", "luck"], "unknown indicator 'luck'"), (["--indicator", "predictor"], "unknown indicator 'predictor'"),
     (["--base-weights", "x"], "--base-weights goes with"), (["--indicator", "angle", "--base-weights", "x"], "cannot read x"),
+    (["--indicator", "bn-gamma", "--calib-images", "5"], "'bn-gamma' looks at no images: leave out --calib-images"),
+    (["--indicator", "angle", "--method", "nonsense"], "'angle' looks at no images: leave out --calib-images"),
 ])
 def test_wrong_use_of_evaluate_is_one_line(words, message, supernet, capsys, everything):
     Path("arch.json").write_text(json.dumps(everything[0][2].to_json()))
@@ -209,6 +224,12 @@ def test_an_exact_search_is_not_overwritten_and_its_pictures_come_from_the_resul
     told = capsys.readouterr().err
     assert "note: --budget has no effect: algorithm exact tries no candidates" in told
     assert "note: --calib-images has no effect: indicator 'bn-gamma' looks at no images" in told and "--top-k has" not in told
+    idle = "--base found/arch.json --grid 9 --children 99 --top-k 3 --mutation 0.5 --micronet-weight 3"
+    assert search(supernet, "--algorithm", "random", "--budget", "2", "--population", "2", *idle.split(), out="random") == 0
+    told = capsys.readouterr().err
+    for flag in ("base", "grid", "children", "top-k", "mutation", "micronet-weight"):
+        assert f"note: --{flag} has no effect: " in told
+    assert told.count("no effect") == 6
     for words in (["history", "found", "--json"], ["dashboard", "found"]):
         assert run(words) == 2 and "exact search, which keeps no candidates" in error_of(capsys)
     assert run(["plot", "found"]) == 0

@@ -36,7 +36,7 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
     result = exact_result(space, scores, indicator.name, limits, arguments["top_k"], about, commands)
     result["seconds"] = time.perf_counter() - start
     if history is not None:
-        result["compared"] = regret(result, history, limits)
+        result["compared"] = regret(space, result, history, limits)
     save_record(run, arguments)
     write_json(run.arch, "architecture", result["best"]["arch"])
     write_json(run.result, "search-result", result)

@@ -55,6 +55,12 @@ def command(
         raise UserError(f"--split {split} is none of {', '.join(SPLITS)}")
     if split == "val" and (val_images is not None or indicator != "accuracy"):
         raise UserError("--split val measures accuracy on all validation images; leave out --val-images and other indicators")
+    if calib_images is not None or val_images is not None or method != "population":
+        options = "leave out --calib-images, --val-images and --method"
+        if run is not None:
+            raise UserError(f"a trained network keeps its BatchNorm statistics and is judged on all validation images: {options}")
+        if not INDICATORS[indicator].images:
+            raise UserError(f"indicator '{indicator}' looks at no images: {options}")
     archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs

@@ -36,6 +36,7 @@ def command(
     Example:  oneshot-nas export --supernet runs/elastic --arch runs/family/family.jsonl --out runs/family/export
     """
     import json
+    from pathlib import Path
 
     from oneshot_nas.errors import UserError
     from oneshot_nas.later import check_later
@@ -45,6 +46,8 @@ def command(
         check_later(word, f"formats are {', '.join(FORMATS)}")
         if word not in FORMATS:
             raise UserError(f"unknown format '{word}'; use {', '.join(FORMATS)}")
+    if not name or Path(name).name != name:
+        raise UserError(f"--name '{name}' is no file name; --out gets NAME-symbol.json, NAME-0000.params and NAME.onnx")
     if resize not in PLACES:
         raise UserError(f"--resize {resize} is none of {', '.join(PLACES)}")
     if (run is None) == (supernet is None) or (supernet is not None) != (arch is not None):

@@ -111,7 +111,8 @@ def exit_code(work: Callable[[], None]) -> int:
     try:
         with kept_interrupts():
             work()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
         return 0
     except typer.Exit as done:
         return done.exit_code

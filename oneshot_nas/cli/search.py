@@ -113,13 +113,14 @@ def command(
     from oneshot_nas.costs.limits import parse_limits
     from oneshot_nas.errors import UserError
     from oneshot_nas.later import check_later
+    from oneshot_nas.search.searchers import SEARCHERS
     from oneshot_nas.search.storage import absolute_url, sqlite_url
     from oneshot_nas.search.task import EXACT, OBJECTIVES, SearchTask, parse_over
     from oneshot_nas.threads import configure_threads
 
     if latency is not None:
         check_later("latency", "limits are --flops and --params")
-    for word, known in ((indicator, INDICATORS), (objective, OBJECTIVES)):
+    for word, known in ((indicator, INDICATORS), (objective, OBJECTIVES), (algorithm, (*SEARCHERS, EXACT))):
         check_later(word, f"there are {show(known)}")
     if indicator not in INDICATORS:
         raise UserError(f"unknown indicator '{indicator}'; there are {show(INDICATORS)}")
@@ -130,7 +131,7 @@ def command(
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     exact = algorithm == EXACT
-    tell_unused(ctx, INDICATORS[indicator], exact)
+    tell_unused(ctx, INDICATORS[indicator], arguments)
     if exact and INDICATORS[indicator].images:
         raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
     if exact and (over or base or targets or storage):
@@ -187,15 +188,22 @@ def command(
         finish(task, history, ending, run, arguments, evaluators(arguments), json_)
 
 
-def tell_unused(ctx: typer.Context, indicator: Indicator, exact: bool) -> None:
+def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, Any]) -> None:
     """Say which options of the command line have no effect here."""
-    given = [name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
-    for name in given:
-        flag = f"--{name.replace('_', '-')}"
-        if exact and name in CANDIDATES:
-            print(f"note: {flag} has no effect: algorithm exact tries no candidates", file=sys.stderr)
-        elif not indicator.images and name in IMAGES:
-            print(f"note: {flag} has no effect: indicator '{indicator.score}' looks at no images", file=sys.stderr)
+    algorithm, targets = arguments["algorithm"], arguments["targets"] is not None
+    idle = {
+        "grid": algorithm != "coarse-to-fine" and "it is for --algorithm coarse-to-fine",
+        "top_k": (algorithm not in ("evolution", "exact") or targets) and "it is for evolution without --targets and for exact",
+        "mutation": algorithm == "random" and "algorithm random has no parents",
+        "children": not (indicator.screened or targets or algorithm == "coarse-to-fine") and "it is for --indicator predictor",
+        "micronet_weight": arguments["objective"] != "micronet" and "it is for --objective micronet",
+        "base": not arguments["over"] and "it is for --over, which says what is searched; the rest is fixed",
+        **dict.fromkeys(IMAGES, not indicator.images and f"indicator '{indicator.score}' looks at no images"),
+        **(dict.fromkeys(CANDIDATES, "algorithm exact tries no candidates") if algorithm == "exact" else {}),
+    }
+    for name in ctx.params:
+        if idle.get(name) and getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            print(f"note: --{name.replace('_', '-')} has no effect: {idle[name]}", file=sys.stderr)
 
 
 def evaluators(arguments: dict[str, Any]) -> Any:

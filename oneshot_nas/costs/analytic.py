@@ -20,7 +20,8 @@ from math import prod
 
 from oneshot_nas.arch import Arch, show, space_of
 from oneshot_nas.errors import UserError
-from oneshot_nas.ops import Op
+from oneshot_nas.later import check_later
+from oneshot_nas.ops import MBConv, Op
 from oneshot_nas.plan import Layer, Plan
 from oneshot_nas.primitives import (
     Activation,
@@ -99,6 +100,7 @@ RULES: dict[str, Rule] = {
 
 def check_rule(rule: str) -> str:
     """Return `rule` if there is one of that name. Raises: UserError."""
+    check_later(rule, f"the rules are {show(RULES)}")
     if rule not in RULES:
         raise UserError(f"unknown cost rule '{rule}'; the rules are {show(RULES)}")
     return rule
@@ -163,11 +165,14 @@ def micronet(plan: Plan) -> MicroNet:
     """MicroNet score: params / 6.9 M + (multiplications + additions) / 1170 M, 32-bit arithmetic, BatchNorm free.
 
     Source: rules of the NeurIPS 2019 MicroNet challenge as the MXNet predecessor applied them; a channel shuffle counts as
-    a sparse 1x1 convolution. hard-swish: 1 addition, 3 multiplications; hard-sigmoid: 1 addition, 2 multiplications.
+    a sparse 1x1 convolution. hard-swish: 1 addition, 3 multiplications; hard-sigmoid: 1 addition, 2 multiplications; a shortcut:
+    1 addition per element.
     """
     mults = adds = 0
     params = 0.0
     for layer in plan.layers:
+        if isinstance(layer.op, MBConv) and layer.op.shortcut != "none":
+            adds += prod(layer.out_shape)
         for primitive, given, out in flattened(layer.op, layer.in_shape):
             elements = prod(out)
             if isinstance(primitive, Conv | Dense):

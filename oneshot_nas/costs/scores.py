@@ -28,18 +28,18 @@ class Scores:
     def along(self, space: Space, steps: Sequence[Step]) -> list[np.ndarray]:
         """The scores of every transition of `steps`, which are those of the cost table and `loose` ones, in fixed point."""
         names = [unit.name for unit in space.units]
-        floats = []
+        parts: list[list[np.ndarray]] = []
         for place, step in enumerate(steps):
-            total = np.zeros(len(step.entry))
+            parts.append([])
             if place < len(names) and names[place] in self.units:
-                total += self.units[names[place]][step.entry]
+                parts[-1].append(self.units[names[place]][step.entry])
             for column, values in zip(step.columns, step.values.T, strict=True):
                 if column in self.decisions:
-                    total += np.tile(self.decisions[column][values], step.states)
-            floats.append(total)
-        largest = fsum(float(np.abs(total).max()) for total in floats)
+                    parts[-1].append(np.tile(self.decisions[column][values], step.states))
+        largest = fsum(float(np.abs(part).max()) for step in parts for part in step)
         shift = BITS - frexp(largest)[1] if largest else 0
-        return [np.rint(np.ldexp(total, shift)).astype(np.int64) for total in floats]
+        return [sum((np.rint(np.ldexp(part, shift)).astype(np.int64) for part in found), np.zeros(len(step.entry), np.int64))
+                for step, found in zip(steps, parts, strict=True)]
 
     def loose(self, steps: Sequence[Step]) -> list[Step]:
         """A step for each scored decision that no cost depends on."""

@@ -60,8 +60,10 @@ class Augment:
             raise UserError(f"augmentation area {self.area} is not a range within (0, 1], for example (0.08, 1)")
         if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"augmentation ratio {self.ratio} is not a range above 0, for example (0.75, 1.3333)")
-        if self.pad < 0 or not 0 <= self.fill <= 255:
-            raise UserError(f"augmentation pad {self.pad} must be 0 or more pixels, fill {self.fill} a grey value in 0..255")
+        if self.pad < 0 or self.pad != int(self.pad) or not 0 <= self.fill <= 255:
+            raise UserError(f"augmentation pad {self.pad} must be a whole number of pixels from 0, fill {self.fill} a grey value "
+                            "in 0..255")
+        object.__setattr__(self, "pad", int(self.pad))
         if min(self.brightness, self.contrast, self.saturation, self.pca_noise) < 0:
             raise UserError("augmentation brightness, contrast, saturation and pca_noise must be 0 or more")
         if self.policy not in ("none", "auto", "rand"):

@@ -11,7 +11,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from oneshot_nas.arch import Space, get_space
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import BROKEN_NPZ, MAX_JSON_BYTES, VERSION, atomic_path, check_kind, parse_json
 from oneshot_nas.indicators.ranking import kendall_tau
+from oneshot_nas.search.batch import parents_of
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.task import SearchTask
 from oneshot_nas.values import show
@@ -74,25 +75,29 @@ def effective(space: Space, indices: np.ndarray) -> np.ndarray:
 
     Assumed: a decision that can be without effect does not decide about the effect of another one.
     """
-    idle = resettable(space)
-    effect = np.ones(indices.shape, bool)
+    whole = replace(space, choices=get_space(space.name, **space.options).choices)  # a part may lack the values that are reset to
+    idle = resettable(whole)
     if not idle:
-        return effect
+        return np.ones(indices.shape, bool)
+    if whole.positions != space.positions:
+        pairs = enumerate(zip(whole.positions, space.positions, strict=True))
+        indices = np.stack([np.array([every.index(value) for value in allowed])[indices[:, column]]
+                            for column, ((_, _, every), (_, _, allowed)) in pairs], axis=1)
     deciding = np.delete(np.arange(indices.shape[1]), idle)
     kinds, first, place = np.unique(indices[:, deciding], axis=0, return_index=True, return_inverse=True)
     known = np.ones((len(kinds), indices.shape[1]), bool)
     for row, mask in zip(indices[first], known, strict=True):
-        home = space.encode(space.canonical(space.decode(row.tolist())))
+        home = whole.encode(whole.canonical(whole.decode(row.tolist())))
         probe = list(home)
         for column in idle:
-            probe[column] = (home[column] + 1) % len(space.positions[column][2])
-        mask[:] = np.array(space.encode(space.canonical(space.decode(probe)))) == probe
+            probe[column] = (home[column] + 1) % len(whole.positions[column][2])
+        mask[:] = np.array(whole.encode(whole.canonical(whole.decode(probe)))) == probe
     return known[place.reshape(-1)]
 
 
 @lru_cache(maxsize=8)
 def resettable(space: Space) -> tuple[int, ...]:
-    """The decisions (columns) that are without effect in some architecture, as random ones show."""
+    """The decisions (columns) of a whole space that are without effect in some architecture, as random ones show."""
     rng = np.random.default_rng(0)
     sizes = [len(allowed) for _, _, allowed in space.positions]
     rows = [space.encode(space.smallest()), space.encode(space.largest()), *rng.integers(0, sizes, (PROBES, len(sizes))).tolist()]
@@ -180,8 +185,7 @@ def fit(space: Space, candidates: Sequence[Candidate], fitness: Fitness) -> Pred
 
 def usable(space: Space, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The last `MOST` candidates that have scores and lie in `space`."""
-    known = [c for c in candidates if c.ok and c.arch.space == space.name]
-    return known[-MOST:]
+    return parents_of(space, [c for c in candidates if c.arch.space == space.name])[-MOST:]
 
 
 def held_out_tau(space: Space, candidates: Sequence[Candidate], fitness: Fitness, seed: int = 0) -> float:

@@ -14,6 +14,7 @@ from oneshot_nas.arch import Space
 from oneshot_nas.costs.exact import Scored, best_within, score_front
 from oneshot_nas.costs.limits import Limits
 from oneshot_nas.errors import UserError
+from oneshot_nas.search.batch import parents_of
 from oneshot_nas.search.history import History
 from oneshot_nas.search.storage import differences
 from oneshot_nas.search.task import limits_json
@@ -38,9 +39,10 @@ def exact_result(space: Space, scores: Mapping[str, np.ndarray], name: str, limi
         "algorithm": "exact", "objective": name, "limits": limits_json(limits), "about": dict(about), "next": list(commands)}
 
 
-def regret(result: Mapping[str, Any], history: History, limits: Limits) -> dict[str, Any]:
-    """What a search by the same indicator lost against the optimum: {"regret", "best", "index", "candidates", "where"}.
+def regret(space: Space, result: Mapping[str, Any], history: History, limits: Limits) -> dict[str, Any]:
+    """What a search by the same indicator lost against the optimum of `space`.
 
+    Returns: {"regret", "best", "index", "candidates", "where"}.
     Raises: UserError when the history is of another indicator or supernet, or holds nothing inside the limits.
     """
     name, about = result["objective"], dict(history.about.get("about", {}))
@@ -49,9 +51,10 @@ def regret(result: Mapping[str, Any], history: History, limits: Limits) -> dict[
     if about != known:
         raise UserError(f"the search in {history.where} was scored by something else ({differences(about, known)}); "
                         "compare searches by the same indicator on the same supernet")
-    inside = [c for c in history.candidates if c.ok and name in c.scores and limits.reject(c.cost) is None]
+    inside = [c for c in parents_of(space, history.candidates) if name in c.scores and limits.reject(c.cost) is None]
     if not inside or history.about["limits"]["rule"] != limits.rule:
-        raise UserError(f"the search in {history.where} holds no candidate inside the limits ({limits}, rule {limits.rule})")
+        raise UserError(f"the search in {history.where} holds no candidate of the searched space inside the limits ({limits}, "
+                        f"rule {limits.rule})")
     best = max(inside, key=lambda c: (c.scores[name], -c.index))
     lost = result["best"]["fitness"] - best.scores[name]  # the two add up in another order, so equal sums may differ a little
     lost = 0.0 if abs(lost) < 1e-9 * max(1.0, abs(best.scores[name])) else lost

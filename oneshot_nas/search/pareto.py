@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,15 +27,13 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     return alive
 
 
-def fronts(points: np.ndarray, enough: int) -> list[np.ndarray]:
-    """The first non-dominated fronts (index arrays, best first) that together hold at least `enough` rows."""
-    found: list[np.ndarray] = []
+def fronts(points: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the non-dominated fronts (index arrays), best first, each found when it is asked for."""
     rest = np.arange(len(points))
-    while len(rest) and sum(map(len, found)) < enough:
+    while len(rest):
         best = non_dominated(points[rest])
-        found.append(rest[best])
+        yield rest[best]
         rest = np.delete(rest, best)
-    return found
 
 
 def crowding(points: np.ndarray) -> np.ndarray:

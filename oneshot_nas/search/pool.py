@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Pool(NamedTuple):
     params: np.ndarray
 
 
-Order = Callable[[Pool, np.ndarray], np.ndarray]  # (pool, scores (n,)) -> positions, best first
+Order = Callable[[Pool, np.ndarray], Iterable[int]]  # (pool, scores (n,)) -> positions, best first
 
 
 def encoded(space: Space, archs: Iterable[Arch]) -> np.ndarray:
@@ -127,12 +127,12 @@ def best_first(pool: Pool, scores: np.ndarray) -> np.ndarray:
     return np.lexsort((pool.params, pool.flops, -scores))
 
 
-def front_first(against: Sequence[str], enough: int) -> Order:
-    """Positions by non-dominated front of predicted score against costs, lonelier ones first, at least `enough` of them."""
-    def order(pool: Pool, scores: np.ndarray) -> np.ndarray:
+def front_first(against: Sequence[str]) -> Order:
+    """Positions by non-dominated front of predicted score against costs, lonelier ones first; found as they are asked for."""
+    def order(pool: Pool, scores: np.ndarray) -> Iterator[int]:
         points = np.stack([-scores, *(getattr(pool, name).astype(float) for name in against)], axis=1)
-        ranked = [front[np.argsort(-crowding(points[front]), kind="stable")] for front in fronts(points, enough)]
-        return np.concatenate([*ranked, np.empty(0, np.int64)]).astype(np.int64)
+        for front in fronts(points):
+            yield from front[np.argsort(-crowding(points[front]), kind="stable")].tolist()
 
     return order
 

@@ -66,7 +66,9 @@ def nsga2(space: Space, history: Sequence[Candidate], rng: random.Random, n: int
     pool = parents_of(space, history)
     points = cost_points(pool, rules.fitness, rules.against)
     ranked: list[tuple[int, float, Candidate]] = []
-    for rank, front in enumerate(fronts(points, n)):
+    for rank, front in enumerate(fronts(points)):
+        if len(ranked) >= n:
+            break
         lonely = crowding(points[front])
         order = np.argsort(-lonely, kind="stable")
         ranked += [(rank, -float(lonely[i]), pool[front[i]]) for i in order]
@@ -74,7 +76,7 @@ def nsga2(space: Space, history: Sequence[Candidate], rng: random.Random, n: int
     if rules.score:
         generate = generator(batch)
         make = varied(space, [entry[2] for entry in ranked], generate, rules.mutation) if ranked else None
-        return screened(batch, rules, make, generate, front_first(rules.against, n))
+        return screened(batch, rules, make, generate, front_first(rules.against))
     if ranked:
         def winner() -> Candidate:
             return min(rng.choice(ranked), rng.choice(ranked), key=lambda entry: entry[:2])[2]

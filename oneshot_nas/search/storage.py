@@ -58,13 +58,15 @@ def _sqlite_path(url: str) -> Path | None:
     if url.startswith("sqlite:///") and not url.startswith("sqlite:///:memory:"):
         return Path(url.removeprefix("sqlite:///"))
     try:
-        memory = make_url(url).get_backend_name() == "sqlite"
+        parsed = make_url(url)
     except SQLAlchemyError:
         raise UserError(f"storage '{url[:200]}' is not a database URL, such as sqlite:///study.db "
                         "or postgresql://user@host/name") from None
-    if memory:
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if parsed.database in (None, "", ":memory:"):
         raise UserError(f"storage '{url}' lives in memory only; give sqlite:///FILE or the URL of a database server")
-    return None
+    return Path(parsed.database)
 
 
 def open_storage(url: str, create: bool = False, one_machine: bool = False) -> BaseStorage:

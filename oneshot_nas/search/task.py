@@ -26,6 +26,7 @@ Stages = tuple[tuple[str, ...], ...]
 Predict = Callable[[Space, np.ndarray], np.ndarray]  # (a part of the space, indices (n, decisions)) -> fitness (n,)
 Fit = Callable[[Space, Sequence[Candidate], Callable[[Candidate], float]], Predict | None]  # None: too few candidates yet
 MOST_CHILDREN = 1_000_000
+MOST_POPULATION = 100_000
 EXACT = "exact"  # the algorithm without candidates, which is no task: see `oneshot_nas.search.exact`
 
 
@@ -109,6 +110,8 @@ class SearchTask:
         for name in ("budget", "population", "top_k", "grid"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.population > MOST_POPULATION:
+            raise UserError(f"population {self.population} is too large; give --population {MOST_POPULATION} or less")
         if not 0 < self.mutation <= 1:
             raise UserError(f"the mutation probability must be above 0 and at most 1, got {self.mutation}")
         check_costs(self.against)
@@ -124,7 +127,8 @@ class SearchTask:
         if listed is not None and self.population > len(listed):
             self.too_large(len(listed))
         if self.algorithm == "coarse-to-fine":
-            check_ordered(space)
+            for stage in self.stages or (tuple(choice.name for choice in self.space.choices),):
+                check_ordered(self.space.freeze(self.start(), stage))
             cells = len(coarse_grid(space, self.limits, self.grid))
             if self.budget <= cells:
                 raise UserError(f"the coarse grid has {cells} architectures, a budget of {self.budget} leaves nothing to refine; "

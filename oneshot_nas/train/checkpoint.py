@@ -213,14 +213,17 @@ def load_optimizer(net: Block, trainer: Trainer, path: Path, contexts: list, upd
     arrays = load_arrays(path)
     names = _names(net)
     left = set(arrays) - {EMPTY}
+    updated = {key.rpartition(":")[0] for key in left}
     for updater, context in zip(trainer._updaters, contexts, strict=True):
         for index, parameter in enumerate(trainer._params):
             name = names[parameter]
-            if f"{name}:0" not in arrays:
+            if name not in updated:
                 continue
             state = updater.optimizer.create_state_multi_precision(index, parameter.data(context))
             for part, array in enumerate(_parts(state)):
                 saved = arrays.get(f"{name}:{part}")
+                if array is None and saved is None:
+                    continue
                 if array is None or saved is None or saved.shape != array.shape:
                     raise UserError(f"{path} is not of this network and optimizer: the state of '{name}' does not fit")
                 array[:] = saved.as_in_context(context)

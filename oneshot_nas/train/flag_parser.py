@@ -108,7 +108,7 @@ def parser() -> Parser:
     add = group("optimisation")
     add("--num-gpus", type=int, default=0, help="number of GPUs; 0 is the CPU")
     add("--num-cpus", type=int, default=1, help="number of CPU contexts that share the work, when there are no GPUs")
-    add("--dtype", choices=("float32", "float16"), default="float32", help="float16 needs GPUs")
+    add("--dtype", metavar="float32|float16", default="float32", help="float16 needs GPUs")
     add("--num-epochs", type=int, default=3, help="epochs")
     add("--optimizer", choices=("nag", "sgd"), default="nag", help="nag is GluonCV's, sgd that of the paper")
     add("--lr", type=float, default=0.1, help="learning rate at its peak")

@@ -135,11 +135,11 @@ class _Loop:
     def _restore(self, reason: str) -> None:
         """Go back to the last checkpoint, to other images and networks at a lower rate. Raises: WorkError after too many."""
         guard, latest = self.recipe.guard, checkpoint.read_latest(self.run_folder.checkpoint)
-        assert guard is not None
+        assert guard is not None and self.watch is not None
         restores = latest["state"].get("restores", 0) + 1
         if restores > guard.restores:
             raise WorkError(f"training collapsed again after {guard.restores} restores: {reason}; {self._advice()}")
-        watched = {**latest["state"].get("guard", {}), "streak": 0}
+        watched = {**latest["state"].get("guard", {}), "streak": 0, "skipped": self.watch.skipped}
         checkpoint.amend(self.run_folder.checkpoint, {**latest["state"], "restores": restores, "guard": watched})
         self.log(f"warning: {reason}; back to the checkpoint after epoch {latest['epoch']}, with learning rates times "
                  f"{guard.lr_factor**restores:g} (restore {restores} of {guard.restores})")
