@@ -323,6 +323,14 @@ def test_as_a_program(tmp_path):
     assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("line", "code", "words"), [
+    ("cost - --json <&-", 2, "error: standard input is closed, so no architectures can be read from it\n"), ("spaces >&-", 0, ""),
+])
+def test_closed_streams(line, code, words):
+    done = subprocess.run(f"{sys.executable} -m oneshot_nas {line}", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", words)
+
+
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     done = subprocess.run(
         f"{sys.executable} -m oneshot_nas sample spos_shufflenet -n 3000 | head -n 1",

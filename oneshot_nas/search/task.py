@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from oneshot_nas.arch import Arch, Choice, Space, show
-from oneshot_nas.costs.analytic import Cost, micronet
+from oneshot_nas.costs.analytic import Cost, cost, micronet
 from oneshot_nas.costs.limits import Limits, Range
 from oneshot_nas.errors import UserError
 from oneshot_nas.search.batch import CHILDREN, GRID, Proposal, Rules, countable
@@ -188,7 +188,7 @@ class SearchTask:
         stage = min(first // self.population * len(self.stages) // self.generations, len(self.stages) - 1)
         batch: list[Proposal] = []
         for number in range(stage, len(self.stages)):  # a stage without new architectures hands the rest to the next one
-            tried = [*before, *(Candidate(-1, p.arch, Cost(0, 0), error="in this batch") for p in batch)]
+            tried = [*before, *(Candidate(-1, p.arch, cost(p.arch, self.limits.rule), error="in this batch") for p in batch)]
             space = self.space_of_stage(number, before)
             batch += searcher(space, tried, rng, self.population - len(batch), self._scored(rules, predict, space))
             if len(batch) == self.population:
