@@ -131,7 +131,6 @@ def command(
     if base_weights and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     exact = algorithm == EXACT
-    tell_unused(ctx, INDICATORS[indicator], arguments)
     if exact and INDICATORS[indicator].images:
         raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
     if exact and (over or base or targets or storage):
@@ -160,6 +159,7 @@ def command(
         if exact:
             from oneshot_nas.cli._exact import search_exactly
 
+            tell_unused(ctx, INDICATORS[indicator], arguments)
             search_exactly(evaluator, searched, about, limits, run, arguments, json_)
             return
         if not INDICATORS[indicator].images:
@@ -175,6 +175,7 @@ def command(
 
             task = task.for_targets(parse_targets(targets, task.space_of_stage(0, ()), limits))
         task.check()
+        tell_unused(ctx, INDICATORS[indicator], arguments)
         if task.stages and base is None:
             fixed_to = {name: ', '.join(map(str, sorted(set(values), key=str))) for name, values in task.start().choices.items()
                         if name not in task.stages[0]}
