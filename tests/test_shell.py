@@ -66,6 +66,17 @@ def test_every_step_of_the_quickstart_can_be_repeated_by_hand(tmp_path, capsys, 
     assert "exit code 3" in captured.err
 
 
+def test_the_quickstart_takes_one_thread_unless_told(tmp_path):
+    code = ("import os\nfrom oneshot_nas import quickstart\n"
+            "quickstart.call = lambda command: print(os.environ['OMP_NUM_THREADS']) or 3\n"
+            f"quickstart.main(['--out', {str(tmp_path / 'run')!r}])")
+    env = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "ONESHOT_NAS_OMP_NUM_THREADS")}
+    for given, wanted in (({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=shell.PACKAGE.parent,
+                              env={**env, **given})
+        assert done.stdout.splitlines()[-1] == wanted, done.stderr
+
+
 def test_ctrl_c_lets_the_step_save_its_state(tmp_path):
     """The step takes longer than the quarter of a second after which subprocess.run would kill it."""
     step = ("import sys, time\ntry:\n  open(sys.argv[1], 'w').close(); time.sleep(30)\n"
