@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--flops", default=":3M", help="FLOPs limit LO:HI of the search (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data split, training and search (default: %(default)s)")
     given = parser.parse_args(arguments)
-    configure_threads(usable_cores())  # one thread: two are a third faster alone, but beside other work up to 30 times slower
+    configure_threads(usable_cores())  # one thread: two are no faster on such images, and stall beside other work
     out = Path(given.out)
     start = time.monotonic()
     for title, command in steps(out, given):
