@@ -100,8 +100,8 @@ RULES: dict[str, Rule] = {
 
 def check_rule(rule: str) -> str:
     """Return `rule` if there is one of that name. Raises: UserError."""
-    check_later(rule, f"the rules are {show(RULES)}")
     if rule not in RULES:
+        check_later(rule, f"the rules are {show(RULES)}")
         raise UserError(f"unknown cost rule '{rule}'; the rules are {show(RULES)}")
     return rule
 

@@ -127,8 +127,8 @@ class SearchTask:
         if listed is not None and self.population > len(listed):
             self.too_large(len(listed))
         if self.algorithm == "coarse-to-fine":
-            for stage in self.stages or (tuple(choice.name for choice in self.space.choices),):
-                check_ordered(self.space.freeze(self.start(), stage))
+            for stage in range(max(1, len(self.stages))):
+                check_ordered(self.space_of_stage(stage, ()))
             cells = len(coarse_grid(space, self.limits, self.grid))
             if self.budget <= cells:
                 raise UserError(f"the coarse grid has {cells} architectures, a budget of {self.budget} leaves nothing to refine; "
