@@ -38,6 +38,6 @@ setup(
         "typer",
     ],
     extras_require={"onnx": ONNX, "dashboard": DASHBOARD, "test": [*TEST, *ONNX, *DASHBOARD]},
-    entry_points={"console_scripts": ["oneshot-nas = oneshot_nas.cli.main:main"]},
+    entry_points={"console_scripts": ["oneshot-nas = oneshot_nas.__main__:main"]},
     zip_safe=False,
 )

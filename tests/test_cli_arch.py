@@ -456,3 +456,24 @@ def test_the_space_of_every_sample_is_whole(call):
     for name in list_spaces():
         line = call("sample", name, "--seed", 1)[1]
         assert get_space(name).check(read_arch(json.loads(line)))
+
+
+LOADING = """
+import signal, sys
+class Strike:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Strike())
+"""
+LEAVING = """
+import atexit, signal
+atexit.register(signal.raise_signal, signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("moment, code, told", [(LOADING, 130, "interrupted\n"), (LEAVING, 0, "")], ids=["loading", "leaving"])
+def test_control_c_around_the_work_shows_no_traceback(moment, code, told):
+    program = f"{moment}\nimport sys; sys.argv = ['oneshot-nas', '--version']\nfrom oneshot_nas.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, told)

@@ -25,7 +25,6 @@ from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.interrupts import kept_interrupts
-from oneshot_nas.threads import prepare_process
 
 PROGRAM = "oneshot-nas"
 UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
@@ -158,9 +157,3 @@ def _usage(error: Any) -> str:
 def _tell(line: str, code: int) -> int:
     print(" ".join(line.splitlines()), file=sys.stderr, flush=True)
     return code
-
-
-def main() -> None:
-    """Run the command line of this process and exit."""
-    prepare_process()
-    sys.exit(run(sys.argv[1:]))
