@@ -29,4 +29,4 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         now = time.monotonic()
         if now - last >= QUIET_SECONDS:
             last = now
-            print(f"{what}: {count}{f' of {total}' if total else ''} {unit}s", file=sys.stderr, flush=True)
+            print(f"{what}: {unit} {count}{f' of {total}' if total else ''}", file=sys.stderr, flush=True)

@@ -325,6 +325,7 @@ def test_as_a_program(tmp_path):
 
 @pytest.mark.parametrize(("line", "code", "words"), [
     ("cost - --json <&-", 2, "error: standard input is closed, so no architectures can be read from it\n"), ("spaces >&-", 0, ""),
+    ("cost oneshot_nas/zoo/oneshot.json --json >/dev/null 2>&-", 0, ""),
 ])
 def test_closed_streams(line, code, words):
     done = subprocess.run(f"{sys.executable} -m oneshot_nas {line}", shell=True, capture_output=True, text=True, cwd=ROOT)

@@ -12,6 +12,7 @@ import tiny
 import yaml
 from mxnet import nd
 
+from oneshot_nas import progress
 from oneshot_nas.arch import read_arch_file, read_archs
 from oneshot_nas.cli._found import run_name
 from oneshot_nas.cli.main import run
@@ -88,6 +89,18 @@ def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):
     last = json.loads((road / "retrain" / "metrics.jsonl").read_text().splitlines()[-1])
     assert call("evaluate", "--run", road / "retrain", "--json") == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
+
+
+def test_long_evaluations_show_how_far_they_are(road, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    folder, best = road / "supernet", (road / "search" / "arch.json").read_text()
+    several = tmp_path / "archs.jsonl"
+    several.write_text(2 * (json.dumps(json.loads(best)) + "\n"))
+    for words, told in ((["--supernet", folder, "--arch", several], "evaluating: architecture 1 of 2"),
+                        (["--supernet", folder, "--arch", several, "--split", "val"], "validating: batch 1 of 1"),
+                        (["--run", road / "retrain"], "validating: batch 1 of 2")):
+        assert call("evaluate", *words) == 0
+        assert told in capsys.readouterr().err, words
 
 
 def next_words(err):

@@ -11,6 +11,7 @@ import tiny
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 
+from oneshot_nas import progress
 from oneshot_nas.config import Optimizer, parse_recipe, read_recipe
 from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError, WorkError
@@ -19,7 +20,7 @@ from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.losses import CrossEntropy
-from oneshot_nas.train.report import next_command
+from oneshot_nas.train.report import next_command, speed
 from oneshot_nas.train.runs import load_fixed, load_supernet
 from oneshot_nas.train.step import mix, run_step, targets, trainer_of
 from oneshot_nas.train.zoo import zoo_network
@@ -218,6 +219,18 @@ def test_paths_in_config_yaml_are_absolute_so_that_a_run_is_found_from_anywhere(
     monkeypatch.chdir(data)
     train(tiny.recipe(Path(), model="cifar_resnet20_v1", options={"input_size": 16}, epochs=1), tmp_path / "run", quiet)
     assert read_recipe(tmp_path / "run/config.yaml").data == str(data)
+
+
+@pytest.mark.parametrize("images, seconds, told",
+                         [(5030, 10, "503 images/s"), (99, 10, "9.90 images/s"), (64, 101, "0.63 images/s")])
+def test_slow_training_has_a_speed_too(images, seconds, told):
+    assert speed(images, seconds) == told
+
+
+def test_validation_shows_how_far_it_is(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    train(tiny.narrow_supernet(data), tmp_path / "supernet", quiet)
+    assert "validating: network 1 of 3" in capsys.readouterr().err
 
 
 def test_training_learns(data, tmp_path):

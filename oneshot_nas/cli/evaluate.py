@@ -65,13 +65,15 @@ def command(
     if supernet is not None:
         from oneshot_nas.arch import read_archs
         from oneshot_nas.cli._supernet import tell_unfinished
+        from oneshot_nas.progress import track
 
         tell_unfinished(supernet)
         archs = list(read_archs(str(arch)))
         evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method, split)
         for found in archs:
             evaluator.space.check(found)
-        results: Iterator[dict[str, Any]] = ({"arch": found.to_json(), **evaluator(found), **images} for found in archs)
+        shown = archs if sys.stdout.isatty() else track(archs, "evaluating", unit="architecture")  # the lines are progress there
+        results: Iterator[dict[str, Any]] = ({"arch": found.to_json(), **evaluator(found), **images} for found in shown)
     else:
         from oneshot_nas.indicators.accuracy import evaluate_fixed
 

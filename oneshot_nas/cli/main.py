@@ -107,11 +107,13 @@ def exit_code(work: Callable[[], None]) -> int:
 
     The environment variable ONESHOT_NAS_TRACEBACK=1 shows where it happened as well.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
     try:
         with kept_interrupts():
             work()
-        if sys.stdout is not None:  # closed by the caller
-            sys.stdout.flush()
+        sys.stdout.flush()
         return 0
     except typer.Exit as done:
         return done.exit_code

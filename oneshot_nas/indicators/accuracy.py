@@ -22,6 +22,7 @@ from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
 from oneshot_nas.nets.recalibrate import Folded, recalibrate
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.progress import track
 from oneshot_nas.train.runs import SupernetRun, load_fixed, load_supernet
 
 BATCH = 128  # images of one batch at most
@@ -61,6 +62,8 @@ def accuracy_of(net: Block, labelled: Iterable[tuple[NDArray, NDArray]], context
     """{"top1", "top5"} shares over batches of (images (n, 3, H, W), labels (n,)); 0 when the outputs are not finite."""
     right = {1: 0, 5: 0}
     total = 0
+    if isinstance(labelled, Loader):  # a whole validation set
+        labelled = track(labelled, "validating", unit="batch")
     for images, labels in labelled:
         logits = net(images.as_in_context(context).astype(dtype, copy=False)).asnumpy().astype(np.float32, copy=False)
         if not np.isfinite(logits).all():

@@ -28,6 +28,7 @@ from oneshot_nas.indicators.predictor import load as load_predictor
 from oneshot_nas.indicators.predictor import translation
 from oneshot_nas.nets.fixed import Network, fixed_network, resolution_inside
 from oneshot_nas.nets.supernet import Supernet
+from oneshot_nas.progress import track
 from oneshot_nas.train.elastic import Score
 from oneshot_nas.train.losses import CrossEntropy
 from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
@@ -238,7 +239,7 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, over: Space, preproces
             fixed, _ = decode_images(source, holdout.calibration[:PROBE_CALIBRATION], preprocessing)
             images, labels = decode_images(source, holdout.validation[:PROBE_VALIDATION], preprocessing)
             kept.append(make_evaluator(net, fixed, images, labels, contexts[0], {}))
-        scores = {name: kept[0](arch) for name, arch in archs.items()}
+        scores = {name: kept[0](archs[name]) for name in track(archs, "validating", unit="network")}
         means = {name: sum(score[name] for score in scores.values()) / len(scores) for name in ("top1", "top5")}
         return means | {f"{name}_top1": scores[name]["top1"] for name in ("largest", "smallest") if name in scores}
 

@@ -30,7 +30,7 @@ from oneshot_nas.train.checkpoint import Position
 from oneshot_nas.train.guard import Collapse, Watch, heal_statistics
 from oneshot_nas.train.job import Job, absolute, asked_classes, make_job
 from oneshot_nas.train.losses import CrossEntropy, distillation
-from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metrics, logging, tensorboard
+from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metrics, logging, speed, tensorboard
 from oneshot_nas.train.schedule import learning_rate
 from oneshot_nas.train.start import begin
 from oneshot_nas.train.step import LOSS_SCALE, accumulate, forget_gradients, mix, run_step, targets, trainer_of
@@ -258,7 +258,7 @@ class _Loop:
                 line |= {f"val_{name}": value for name, value in job.validate().items()}
         line["timing"] = {"images_per_second": tally.images / seconds, "data_wait": waiting.share, "seconds": seconds,
                           "validate_seconds": time.monotonic() - start - seconds}
-        self.log(f"epoch {epoch + 1}/{recipe.epochs}  {_figures(line)}  {tally.images / seconds:.0f} images/s  "
+        self.log(f"epoch {epoch + 1}/{recipe.epochs}  {_figures(line)}  {speed(tally.images, seconds)}  "
                  f"data wait {waiting.share:.1%}")
         return line
 

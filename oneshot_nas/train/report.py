@@ -122,6 +122,12 @@ class Tally:
         return float(self.loss.asscalar()) / self.images, float(self.right.asscalar()) / self.images
 
 
+def speed(images: int, seconds: float) -> str:
+    """Images per second, in whole ones from ten on: '503 images/s', '0.63 images/s'."""
+    rate = images / seconds
+    return f"{rate:.{0 if rate >= 10 else 2}f} images/s"
+
+
 class Bar:
     """A tqdm bar on a terminal, a line now and then elsewhere: images/s, share of data waiting, loss, remaining time."""
 
@@ -142,7 +148,7 @@ class Bar:
         now = time.monotonic()
         remaining = (now - self.start) / done * (self.steps * (self.left + 1) - done)
         clock = f"{int(remaining // 3600)}:{int(remaining // 60 % 60):02d}:{int(remaining % 60):02d}"
-        text = (f"{images / (now - self.start):.0f} images/s, data wait {wait:.0%}, loss {loss:.3f}, top1 {top1:.3f}, "
+        text = (f"{speed(images, now - self.start)}, data wait {wait:.0%}, loss {loss:.3f}, top1 {top1:.3f}, "
                 f"whole run done in {clock}")
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(done - self.bar.n)
