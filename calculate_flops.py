@@ -5,6 +5,11 @@ Example: python calculate_flops.py -norelubn -s symbols/ShuffleNas_fixArch-symbo
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to load
+    from oneshot_nas.interrupts import leave, quiet_interrupts
+
+    quiet_interrupts()
+
 import argparse
 import json
 import sys
@@ -119,4 +124,4 @@ def show(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

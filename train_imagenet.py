@@ -5,7 +5,11 @@ Example: python train_imagenet.py --model oneshot --use-rec --rec-train train.re
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before all that takes time to load
+    from oneshot_nas.interrupts import leave, quiet_interrupts
+
+    quiet_interrupts()
+
 from collections.abc import Sequence
 
 from oneshot_nas.cli.main import exit_code
@@ -28,4 +32,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

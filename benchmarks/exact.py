@@ -50,7 +50,7 @@ def main() -> None:
             figures[f"{variant}_top{top}_seconds"], _ = seconds(
                 lambda space=space, scores=scores, top=top, limits=limits: best_within(space, scores, limits, top))
         figures[f"{variant}_front_seconds"], front = seconds(
-            lambda space=space, scores=scores: score_front(space, scores, rule="abs-lut"))
+            lambda space=space, scores=scores: score_front(space, scores, Limits(rule="abs-lut")))
         figures[f"{variant}_front_points"] = len(front)
     report("exact", **figures, target_seconds=1.0)
 

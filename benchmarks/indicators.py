@@ -41,7 +41,7 @@ def main() -> None:
     cost_table(space, LIMITS.rule)
     scores = {unit.name: table.values[0] for unit, table in zip(space.units, gamma.units, strict=True)}
     exact = statistics.median(timed(lambda: best_within(space, scores, LIMITS, top=10))[1] for _ in range(3))
-    front, front_seconds = timed(lambda: score_front(space, scores, (0, LIMITS.flops[1]), LIMITS.rule))
+    front, front_seconds = timed(lambda: score_front(space, scores, LIMITS))
     report("indicators", bn_gamma_per_second=rate(lambda: gamma(indices)), bn_gamma_table_seconds=gamma_seconds,
            angle_per_second=rate(lambda: angles(angle(indices))), angle_table_seconds=angle_seconds,
            exact_top10_seconds=exact, front_seconds=front_seconds, front=len(front),

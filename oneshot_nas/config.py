@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import VERSION, check_kind, read_text, write_text
-from oneshot_nas.later import check_later
+from oneshot_nas.later import check_later, later
 from oneshot_nas.sections import (
     AugmentConfig,
     Guard,
@@ -38,6 +39,7 @@ from oneshot_nas.values import Value, same_kind, shorten, show
 SAVED = "state saved, the same command resumes"  # what an interruption of work in a run folder says
 KIND = "recipe"  # of the config.yaml of a training run
 SUPERNETS = ("space", "allowed", "sampler", "holdout", "bn_momentum")  # keys that mean nothing for a fixed network
+MAX_TEXT = 250_000  # characters of a file; PyYAML reads some 100,000 a second
 MAX_SCALAR = 3000  # characters of one value; longer whole numbers than that cannot even be printed
 
 
@@ -62,7 +64,7 @@ class Recipe(Section):
     guard: Guard | None = Field(default=None, description="none: a loss that is no number ends the run")
     data: str | None = Field(default=None, description="folder with train.rec and val.rec, or of images in train/ and val/")
     records: Records | None = None
-    epochs: int = Field(default=120, ge=1)
+    epochs: int = Field(default=120, ge=1, le=1_000_000)
     batch_size: int = Field(default=128, ge=1, description="images of one step, over all contexts")
     seed: int = Field(default=0, ge=0, lt=2**31)
     contexts: int = Field(default=1, ge=1, le=64, description="CPU contexts or GPUs")
@@ -189,7 +191,7 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"recipe {source}: {'; '.join(map(_sentence, error.errors()))}") from None
+        raise UserError(f"recipe {source}: {'; '.join(_sentences(error.errors()))}") from None
 
 
 def _with_space_file(content: dict[str, Any], path: str) -> dict[str, Any]:
@@ -213,6 +215,19 @@ def _differences(key: str, before: Any, after: Any) -> list[str]:
     return [] if before == after else [f"{key}: {shorten(before)} -> {shorten(after)}"]
 
 
+def _sentences(errors: Iterable[Any]) -> Iterator[str]:
+    """One sentence per value: where several types are allowed, pydantic tells one error per type."""
+    told: set[tuple] = set()
+    for error in errors:
+        place = tuple(takewhile(lambda part: part not in PLAIN and not str(part).startswith("tuple["), error["loc"]))
+        if place == error["loc"] or error["type"] == "extra_forbidden":
+            yield _sentence(error)
+        elif place not in told:
+            told.add(place)
+            given = f"'{'.'.join(map(str, place))}' = {shorten(error['input'])}"
+            yield f"{given}: a word, a number, true, false or a list of them is needed"
+
+
 def _sentence(error: Any) -> str:
     key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
@@ -222,7 +237,8 @@ def _sentence(error: Any) -> str:
             section = next(each for each in (kind, *get_args(kind)) if hasattr(each, "model_fields"))
         meant = difflib.get_close_matches(str(error["loc"][-1]), section.model_fields, n=1)
         hint = f"; did you mean '{meant[0]}'?" if meant else ""
-        return f"unknown key '{key}'; allowed are {', '.join(section.model_fields)}{hint}"
+        allowed = f"allowed are {', '.join(section.model_fields)}{hint}"
+        return later(str(error["loc"][-1]), allowed) or f"unknown key '{key}'; {allowed}"
     message = WANTED.get(error["type"], error["msg"].removeprefix("Value error, "))
     given = error.get("input")
     return message if not key else f"'{key}' = {str(given)[:60]!r}: {message}"
@@ -242,7 +258,9 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Return plain YAML data; tags, aliases that multiply, deep nesting and endless scalars are refused. Raises: UserError."""
+    """Return plain YAML data; tags, aliases that multiply, deep nesting and endless texts are refused. Raises: UserError."""
+    if len(text) > MAX_TEXT:
+        raise UserError(f"{source} has {len(text):,} characters; YAML of more than {MAX_TEXT:,} is refused")
     try:
         depth = 0
         for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -277,6 +295,7 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
+PLAIN = ("bool", "int", "float", "str")  # how pydantic names the types that a decision or an option may have
 # What pydantic calls the wrong type, in the words of a recipe.
 WANTED = {"tuple_type": "a list is needed, such as [1, 2]", "list_type": "a list is needed, such as [1, 2]",
           "dict_type": "a section of keys is needed, such as {key: value}",

@@ -60,6 +60,11 @@ def write_json(path: str | os.PathLike, kind: str, content: dict[str, Any]) -> N
     write_text(path, json.dumps({"kind": kind, "version": VERSION, **content}, indent=1) + "\n")
 
 
+def as_json(value: Any) -> Any:
+    """`value` as a JSON file gives it back: lists in place of tuples."""
+    return json.loads(json.dumps(value))
+
+
 def parse_json(text: str, source: str) -> Any:
     """Return the value of the JSON `text`; `source` names it in the error. Raises: UserError."""
     try:

@@ -6,15 +6,20 @@ from oneshot_nas.errors import UserError
 
 LATER = {
     "int8": "int8 quantisation", "latency": "searching by measured latency", "mixed-precision": "a choice of bit widths",
-    "detection": "training detection and segmentation networks",
+    "bits": "a choice of bit widths", "detection": "training detection and segmentation networks",
 }
 DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_")
 
 
+def later(word: str, instead: str) -> str | None:
+    """The sentence for a `word` that names something of `LATER`, None for another one; `instead` is what there is."""
+    return f"{LATER[word.lower()]} ({word}) is not there yet; {instead}" if word.lower() in LATER else None
+
+
 def check_later(word: str, instead: str) -> None:
-    """Raise UserError when `word` names something of `LATER`; `instead` is what there is."""
-    if word.lower() in LATER:
-        raise UserError(f"{LATER[word.lower()]} ({word}) is not there yet; {instead}")
+    """Raise UserError when `word` names something of `LATER`."""
+    if (message := later(word, instead)) is not None:
+        raise UserError(message)
 
 
 def check_task(model: str) -> None:

@@ -5,14 +5,19 @@ Example: python oneshot_nas/oneshot_nas_network.py --out ./symbols
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__" and not __package__:  # run as a script: import the package beside it, not its modules as top-level ones
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    if not __package__:  # run as a script: import the package beside it, not its modules as top-level ones
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from oneshot_nas.interrupts import leave, quiet_interrupts
+
+    quiet_interrupts()  # before all that takes time to load
+
+import argparse
+import shlex
+from collections.abc import Sequence
 
 from oneshot_nas.cli.main import exit_code
 from oneshot_nas.costs.analytic import plan_cost
@@ -59,4 +64,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

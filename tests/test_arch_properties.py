@@ -21,7 +21,7 @@ from oneshot_nas.arch import (
     read_archs,
     space_of,
 )
-from oneshot_nas.config import Recipe, dump_recipe, parse_recipe, parse_yaml
+from oneshot_nas.config import MAX_TEXT, Recipe, dump_recipe, parse_recipe, parse_yaml
 from oneshot_nas.costs.limits import Limits, parse_range, sample_within
 from oneshot_nas.costs.table import cost_table
 from oneshot_nas.errors import UserError
@@ -316,6 +316,8 @@ def test_files_of_architectures(tmp_path):
 
 def test_recipe_messages():
     for content, overrides, message in [
+        ({"space": "attentive_mobilenet", "options": {"resolutions": ["a"]}, "allowed": {"kernel": [[None]]}}, [],
+         r"^recipe [^:]*: 'options.resolutions' = \['a'\]: a word, [^;]* is needed; 'allowed.kernel.0' = [^;]* is needed$"),
         ({"space": "spos_shufflenet", "epoch": 3}, [], r"unknown key 'epoch'; .*; did you mean 'epochs'\?"),
         ({"space": "spos_shufflenet", "optimizer": {"lrr": 1}}, [], r"unknown key 'optimizer.lrr'; allowed are name, lr"),
         ({"space": "spos_shufflenet", "epochs": 0}, [], "'epochs' = '0': Input should be greater than or equal to 1"),
@@ -336,6 +338,7 @@ def test_recipe_messages():
         "a: 0x" + "f" * 5000,
         "a: !x y",
         "a: 1" + ":59" * 400 + ".5",
+        "a: " + "x" * MAX_TEXT,
     ):
         with pytest.raises(UserError, match="r.yaml"):
             parse_yaml(text, "r.yaml")

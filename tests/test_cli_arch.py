@@ -473,6 +473,15 @@ atexit.register(signal.raise_signal, signal.SIGINT)
 """
 
 
+@pytest.mark.parametrize("script", ["train_imagenet.py", "calculate_flops.py", "oneshot_nas/oneshot_nas_network.py"])
+def test_control_c_while_a_script_loads_shows_no_traceback(script):
+    """It arrives at the first import from the costs or of typer, whichever comes first."""
+    strike = LOADING.replace('name == "typer"', 'name in ("typer", "argparse", "oneshot_nas.costs")')
+    program = f"{strike}\nimport runpy; sys.argv = ['{script}', '--help']\nrunpy.run_path('{script}', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("moment, code, told", [(LOADING, 130, "interrupted\n"), (LEAVING, 0, "")], ids=["loading", "leaving"])
 def test_control_c_around_the_work_shows_no_traceback(moment, code, told):
     program = f"{moment}\nimport sys; sys.argv = ['oneshot-nas', '--version']\nfrom oneshot_nas.__main__ import main; main()"

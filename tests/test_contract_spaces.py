@@ -13,14 +13,19 @@ from oneshot_nas.arch import get_space, list_spaces, read_arch, space_of
 from oneshot_nas.blocks import block, tracer
 from oneshot_nas.costs.analytic import RULES, cost, plan_cost
 from oneshot_nas.costs.table import cost_table, reachable
+from oneshot_nas.errors import UserError
 from oneshot_nas.export.symbol import export_symbol, read_back_symbol
 from oneshot_nas.export.symbol_flops import count_symbol
+from oneshot_nas.files import write_json
+from oneshot_nas.indicators.additive import Weights
+from oneshot_nas.indicators.angle import check_alike
 from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.inherit import corner, inherit
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.sections import Distil, Guard, Optimizer
 from oneshot_nas.train.guard import Watch
 from oneshot_nas.train.losses import CrossEntropy, distillation
+from oneshot_nas.train.runs import SupernetFiles
 from oneshot_nas.train.step import accumulate, run_step, trainer_of
 
 VARIANTS: dict = {
@@ -108,6 +113,17 @@ def test_json_round_trip(space):
         again = read_arch(json.loads(json.dumps(arch.to_json())))
         assert again == arch and hash(again) == hash(arch) and again.key == arch.key
         assert space_of(again) == space
+
+
+def test_angles_are_measured_from_weights_whose_description_names_the_same_options(supernet, tmp_path):
+    supernet.save_parameters(str(tmp_path / "base.params"))
+    run = SupernetFiles(tmp_path, supernet.space, None, {}, tmp_path / "base.params")
+    base, options = Weights(run.weights), dict(supernet.space.options)
+    write_json(tmp_path / "base.params.json", "network", {"space": supernet.space.name, "options": options})
+    check_alike(base, base, run)
+    write_json(tmp_path / "base.params.json", "network", {"space": supernet.space.name, "options": {**options, "classes": 11}})
+    with pytest.raises(UserError, match=r"\(1 differences: classes 11 instead of 10\)"):
+        check_alike(base, base, run)
 
 
 def test_encode_is_the_inverse_of_decode(space):

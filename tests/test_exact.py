@@ -300,9 +300,31 @@ def test_the_front_is_that_of_brute_force(name, digits):
     assert [scored.cost.flops for scored in found] == [point[0] for point in expected] and len(expected) > 5
     assert np.allclose([scored.score for scored in found], [point[1] for point in expected])
     cut = (expected[2][0] + 0.0, expected[-2][0] - 1.0)
-    assert score_front(space, rows, cut) == found[2:-2]
+    assert score_front(space, rows, Limits(flops=cut)) == found[2:-2]
     for scored in found[:: max(1, len(found) // 5)]:
         assert best_within(space, rows, Limits(flops=(0, scored.cost.flops)))[0].score == pytest.approx(scored.score)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("limited", ["params", "flops from", "both", "nothing inside the free front"])
+def test_the_front_inside_limits_is_that_of_brute_force(name, limited):
+    space = SMALL[name]
+    indices, flops, params = everything(space)
+    rng = np.random.default_rng(4)
+    rows = {choice.name: [np.round(3 * rng.random(len(allowed)) + np.arange(len(allowed)), 1) for allowed in choice.values]
+            for choice in space.choices}
+    total = sum(row[indices[:, column]] for column, row in enumerate(row for each in rows.values() for row in each))
+    low, high = np.quantile(flops, (0.3, 0.8))
+    limits = {"params": Limits(params=(0, np.quantile(params, 0.4))), "flops from": Limits(flops=(low, high)),
+              "both": Limits(flops=(low, np.inf), params=(np.quantile(params, 0.1), np.quantile(params, 0.5))),
+              "nothing inside the free front": Limits(flops=(flops[np.argmin(total)], flops[np.argmin(total)]))}[limited]
+    inside = limits.inside(flops, params)
+    highest, expected = -np.inf, []
+    for place in np.lexsort((-total, flops)):
+        if inside[place] and total[place] > highest + 1e-9:
+            highest = total[place]
+            expected.append((int(flops[place]), pytest.approx(highest)))
+    assert [(scored.cost.flops, scored.score) for scored in score_front(space, rows, limits)] == expected and expected
 
 
 def test_the_published_space_takes_under_a_second():
@@ -313,7 +335,7 @@ def test_the_published_space_takes_under_a_second():
     cost_table(BNNAS, "abs-lut")
     start = time.process_time()
     best = best_within(BNNAS, scores, Limits(flops=(0, 475e6), rule="abs-lut"), top=10)
-    front = score_front(BNNAS, scores, rule="abs-lut")
+    front = score_front(BNNAS, scores, Limits(rule="abs-lut"))
     assert time.process_time() - start < 1
     assert best[0].cost.flops <= 475e6 and [s.score for s in best] == sorted((s.score for s in best), reverse=True)
     assert max(s.score for s in front if s.cost.flops <= 475e6) == best[0].score
@@ -358,7 +380,7 @@ def test_limits_that_cannot_be_met_name_the_minimum():
     with pytest.raises(UserError, match=r"FLOPs in 0:330M; reachable is 391.7M:847.9M \(rule macs\)"):
         best_within(BNNAS, scores, Limits(flops=(0, 330e6)))
     with pytest.raises(UserError, match="reachable is 391.7M"):
-        score_front(BNNAS, scores, (0, 330e6))
+        score_front(BNNAS, scores, Limits(flops=(0, 330e6)))
     with pytest.raises(UserError, match=r"meets FLOPs 0:400M and params 7M:inf: with these params it has at least [\d.]+M FLOPs"):
         best_within(BNNAS, scores, Limits(flops=(0, 400e6), params=(7e6, float("inf"))))
     for top in (0, 10**6):

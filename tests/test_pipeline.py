@@ -229,14 +229,34 @@ def test_commands_named_after_the_search_of_an_elastic_supernet_work(road, tmp_p
     words = ["--budget", 4, "--population", 2, "--targets", 2]
     assert call("search", "--supernet", "my supernet", "--out", "my family", *words) == 0
     commands = next_words(capsys.readouterr().err)
-    assert [words[0] for words in commands] == ["evaluate", "export", "plot", "history"]
-    for words in commands:
-        assert call(*words) == 0
+    assert [command[0] for command in commands] == ["evaluate", "export", "plot", "history"]
+    for command in commands:
+        assert call(*command) == 0
     assert sorted(path.name for path in Path("my family/export").glob("*.onnx")) == ["network-1.onnx", "network-2.onnx"]
     capsys.readouterr()
     assert call("evaluate", "--supernet", "my supernet", "--arch", "my family/arch.json") == 0
     assert next_words(capsys.readouterr().err) == [["export", "--supernet", "my supernet", "--arch", "my family/arch.json",
                                                     "--out", "my family/export"]]
+    assert call("evaluate", "--supernet", "my supernet", "--arch", "my family/arch.json", "--calib-images", 4) == 0
+    assert next_words(capsys.readouterr().err) == [["export", "--supernet", "my supernet", "--arch", "my family/arch.json",
+                                                    "--calib-images", "4", "--out", "my family/export"]]
+    assert call("search", "--supernet", "my supernet", "--out", "few", "--calib-images", 4, *words) == 0
+    assert [words.count("--calib-images") for words in next_words(capsys.readouterr().err)] == [1, 1, 0, 0]
+
+
+def test_weights_alone_rank_elastic_networks_too(road, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tiny.sandwich(road / "data", epochs=1), "supernet", lambda text: None)
+    few = ["--supernet", "supernet", "--budget", 4, "--population", 2]
+    for indicator in ("angle", "bn-gamma"):
+        assert call("search", *few, "--out", indicator, "--indicator", indicator) == 0, capsys.readouterr().err
+        assert call("evaluate", "--supernet", "supernet", "--arch", f"{indicator}/arch.json", "--indicator", indicator) == 0
+    capsys.readouterr()
+    assert call("search", "--supernet", "supernet", "--out", "exact", "--indicator", "bn-gamma", "--algorithm", "exact",
+                "--compare", "bn-gamma") == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    logged = [line.split(" ", 2)[2] for line in Path("exact/log.txt").read_text().splitlines()]
+    assert "regret" in out and logged == out.splitlines()
 
 
 def test_a_gluoncv_network_is_evaluated_and_exported(road, tmp_path, capsys):
@@ -276,6 +296,14 @@ def test_plots_of_every_run(road):
     (["export", "--run", "{road}/retrain", "--format", "int8", "--out", "{road}/x"], "not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--latency", ":3"], "latency) is not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--objective", "latency"], "not there yet"),
+    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--against", "latency"], "latency) is not there yet"),
+    (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--bits", "8"], "(bits) is not there yet; see: "),
+    (["sample", "spos_shufflenet", "--latency", ":5"], "(latency) is not there yet; see: oneshot-nas sample --help"),
+    (["detection"], "(detection) is not there yet; there is arch, convert"),
+    (["train", "--recipe", "{road}/supernet.yaml", "--set", "latency=5", "--out", "{road}/s2"], "latency) is not there yet"),
+    (["train", "--recipe", "{road}/supernet.yaml", "--set", "data=", "--out", "{road}/s2"], "no data set given; add --set data="),
+    (["train", "--recipe", "{road}/supernet.yaml", "--set", "data={road}/supernet.yaml", "--out", "{road}/s2"], "no .rec file"),
+    (["train", "--recipe", "{road}/supernet.yaml", "--set", "epochs=99999999999999999999", "--out", "{road}/s2"], "1000000"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--algorithm", "latency"], "not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--rule", "latency"], "latency) is not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--population", "1" + 24 * "0"], "is too large; give"),

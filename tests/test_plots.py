@@ -168,6 +168,10 @@ def test_scatter_holds_candidates_front_best_and_limits(candidates):
     assert not params.patches
     assert "59 candidates (1 failed)" in figure.get_suptitle()
     assert figure.axes[2].get_ylabel() == "generation (20 candidates each)"
+    far = search_scatter(candidates, 20, Limits((0, 1e12), rule="macs"))  # nothing is shaded, so the key names no shade
+    for drawn, shaded in ((figure, True), (far, False)):
+        key = [text.get_text() for text in drawn.legends[0].get_texts()]
+        assert any(text.startswith("outside the limits") for text in key) == shaded and "best" in key
 
 
 def test_scatter_of_one_candidate_and_of_none(candidates):

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from oneshot_nas.arch import read_arch_file
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import RunFolder, dump_recipe, read_recipe
 from oneshot_nas.costs.analytic import cost
+from oneshot_nas.costs.exact import front_downwards
+from oneshot_nas.errors import WorkError
 from oneshot_nas.files import read_json
 from oneshot_nas.indicators.bn_gamma import load_bn_gamma
 from oneshot_nas.shell import program
@@ -202,6 +204,19 @@ def test_a_run_without_its_first_weights_says_what_to_do(supernet, capsys, every
         assert "has no initial.params to measure angles from; give --base-weights" in error_of(capsys)
     finally:
         initial.write_bytes(content)
+
+
+def test_a_front_that_cannot_be_proved_to_its_end_costs_no_result(supernet, capsys, monkeypatch):
+    def two(*given):
+        yield from islice(front_downwards(*given), 2)
+        raise WorkError("no proof")
+
+    monkeypatch.setattr("oneshot_nas.search.exact.front_downwards", two)
+    assert search(supernet, "--algorithm", "exact") == 0
+    result = read_json("found/result.json", "search-result")
+    assert not result["front_complete"] and len(result["front"]) == 2
+    assert result["front"][-1]["cost"] == result["best"]["cost"]
+    assert "front       2 architectures that none beats in bn-gamma and flops; cheaper ones are not" in capsys.readouterr().out
 
 
 def test_a_search_with_a_history_is_not_overwritten(supernet, capsys):

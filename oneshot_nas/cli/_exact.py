@@ -40,10 +40,13 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
     save_record(run, arguments)
     write_json(run.arch, "architecture", result["best"]["arch"])
     write_json(run.result, "search-result", result)
+    told = [f"{name:<11} {text}" for name, text in rows(result)]
+    with open(run.log, "a", encoding="utf-8") as log:
+        log.write("".join(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n" for text in told))
     if json_:
         print(json.dumps(read_json(run.result, "search-result")))
         return
-    print("\n".join(f"{name:<11} {text}" for name, text in rows(result)))
+    print("\n".join(told))
     print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
 
 
@@ -66,7 +69,8 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str]]:
                       f"{human(best['cost']['params'])} params"),
              ("proof", f"{result['ended']}; {result['seconds']:.2f} s"),
              ("top", f"{len(result['top'])} best, the last with {result['top'][-1]['fitness']:.6f}"),
-             ("front", f"{len(result['front'])} architectures that none beats in {' and '.join(result['front_of'])}")]
+             ("front", f"{len(result['front'])} architectures that none beats in {' and '.join(result['front_of'])}"
+                       + ("" if result["front_complete"] else "; cheaper ones are not proved, the limits are too narrow"))]
     if "compared" in result:
         other = result["compared"]
         found.append(("regret", f"{other['regret']:.6f}: the best of {other['candidates']} candidates in {other['where']} "

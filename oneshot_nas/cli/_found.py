@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     supernet, out = arguments["supernet"], arguments["out"]
     family = run.path / FAMILY
     shipped = family if task.targets and elastic(supernet) else run.arch
-    commands = [network_command(supernet, str(shipped), str(run.path)), command("plot", out), command("history", out, "--json")]
+    images = images_words(arguments["calib_images"])
+    commands = [network_command(supernet, str(shipped), str(run.path), images), command("plot", out),
+                command("history", out, "--json")]
     if task.targets:
-        commands.insert(0, command("evaluate", "--supernet", supernet, "--arch", family, "--json"))
+        commands.insert(0, command("evaluate", "--supernet", supernet, "--arch", family, *images, "--json"))
     load = functools.lru_cache(maxsize=1)(load_evaluator)
     candidates = history.candidates
     result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
@@ -62,13 +64,18 @@ def elastic(supernet: str) -> bool:
     return config.exists() and read_recipe(config).sampler.sandwich is not None
 
 
-def network_command(supernet: str, arch: str, name: str) -> str:
+def images_words(calib_images: int | None) -> list[str]:
+    """The option that sets a subnet's BatchNorm statistics on as many images as it was scored with; none where all were."""
+    return [] if calib_images is None else ["--calib-images", str(calib_images)]
+
+
+def network_command(supernet: str, arch: str, name: str, images: Sequence[str] = ()) -> str:
     """The command that makes a network of an architecture: training, or export where a network needs none of its own.
 
-    `name` is the run folder that the network's own is called after.
+    `name` is the run folder that the network's own is called after, `images` are `images_words`.
     """
     if elastic(supernet):
-        return command("export", "--supernet", supernet, "--arch", arch, "--out", f"{name}/export")
+        return command("export", "--supernet", supernet, "--arch", arch, *images, "--out", f"{name}/export")
     return command("train", "--recipe", str(RunFolder(supernet).config), "--arch", arch, "--out", f"{name}-retrain")
 
 

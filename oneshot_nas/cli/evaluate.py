@@ -86,9 +86,10 @@ def command(
         else:
             print("  ".join(f"{name} {value:.6f}" for name, value in scores.items() if name != "arch"), flush=True)
     if len(archs) == 1 and Path(str(arch)).is_file():  # not standard input, nor a pipe
-        from oneshot_nas.cli._found import network_command, run_name
+        from oneshot_nas.cli._found import images_words, network_command, run_name
 
-        print(f"next: {network_command(str(supernet), str(arch), run_name(str(arch)))}", file=sys.stderr)
+        words = str(supernet), str(arch), run_name(str(arch)), images_words(calib_images)
+        print(f"next: {network_command(*words)}", file=sys.stderr)
 
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,

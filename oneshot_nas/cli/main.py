@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.interrupts import kept_interrupts
+from oneshot_nas.later import check_later, later
 
 PROGRAM = "oneshot-nas"
 UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
@@ -41,6 +42,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name. Raises: UserError with the nearest names."""
         if cmd_name not in command_names():
+            check_later(cmd_name, f"there is {', '.join(command_names())}")
             near = difflib.get_close_matches(cmd_name, command_names()) or command_names()
             raise UserError(f"no command '{cmd_name}'; there is {', '.join(near)}; see: {PROGRAM} --help")
         module = importlib.import_module(f"oneshot_nas.cli.{cmd_name}")
@@ -153,7 +155,8 @@ def _usage(error: Any) -> str:
         message = "no command given"
     else:
         message = " ".join(error.format_message().split()).rstrip(".")
-    return f"error: {message}; see: {path} --help"
+    see = f"see: {path} --help"
+    return f"error: {later(getattr(error, 'option_name', '').lstrip('-'), see) or f'{message}; {see}'}"
 
 
 def _tell(line: str, code: int) -> int:

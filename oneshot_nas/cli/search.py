@@ -93,7 +93,6 @@ def command(
     study: Annotated[str, typer.Option(help="Name of the history in the storage.", metavar="NAME")] = "search",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes on this machine that share the history.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = False,
-    latency: Annotated[str | None, typer.Option(hidden=True)] = None,
     ctx: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Search over a trained supernet: evolution, random or nsga2, inside limits on FLOPs and parameters.
@@ -106,7 +105,7 @@ def command(
 
     Example:  oneshot-nas search --supernet runs/elastic --out runs/family --targets 8 --indicator predictor
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("json_", "latency", "ctx")}
+    arguments = {name: value for name, value in locals().items() if name not in ("json_", "ctx")}
     from oneshot_nas.arch import read_arch_file, show
     from oneshot_nas.cli._supernet import tell_unfinished
     from oneshot_nas.config import RunFolder
@@ -118,8 +117,6 @@ def command(
     from oneshot_nas.search.task import EXACT, OBJECTIVES, SearchTask, parse_over
     from oneshot_nas.threads import configure_threads
 
-    if latency is not None:
-        check_later("latency", "limits are --flops and --params")
     for word, known in ((indicator, INDICATORS), (objective, OBJECTIVES), (algorithm, (*SEARCHERS, EXACT))):
         check_later(word, f"there are {show(known)}")
     if indicator not in INDICATORS:

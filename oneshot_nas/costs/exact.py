@@ -6,8 +6,8 @@ that an evolution can only approach. Equal networks under different encodings co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from oneshot_nas.arch import Arch, Space
 from oneshot_nas.costs.analytic import Cost
 from oneshot_nas.costs.chain import Step
 from oneshot_nas.costs.labels import Problem, best_labels, front_labels
-from oneshot_nas.costs.limits import ANY, Limits, Range, check_reachable, human, resources
+from oneshot_nas.costs.limits import ANY, Limits, check_reachable, human, resources
 from oneshot_nas.costs.scores import Scores, read_scores
 from oneshot_nas.costs.table import cost_table
 from oneshot_nas.errors import UserError
@@ -56,18 +56,51 @@ def best_within(space: Space, scores: Mapping[str, Any], limits: Limits = NONE, 
     return _scored(space, given, limits.rule, _decisions(space, steps, ways))
 
 
-def score_front(space: Space, scores: Mapping[str, Any], flops: Range = ANY, rule: str = "macs") -> list[Scored]:
-    """Return every architecture that no other beats in score and FLOPs, cheapest first, one of those equal in both.
+def score_front(space: Space, scores: Mapping[str, Any], limits: Limits = NONE) -> list[Scored]:
+    """Return every architecture inside the limits that no other one there beats in score and FLOPs, cheapest first, one of
+    those equal in both.
 
-    The front is that of the whole space; `flops` cuts out a part of it. `scores` are as in `best_within`.
-
-    Raises: UserError for bad scores and for FLOPs no architecture has.
+    `scores` are as in `best_within`. Raises: UserError for bad scores and for limits no architecture meets; WorkError when the
+    proof would take too much memory.
     """
-    given, limits = read_scores(space, scores), Limits(flops=(0, flops[1]), rule=rule)
-    check_reachable(space, Limits(flops=flops, rule=rule))
-    problem = _problem(space, given, limits)
-    found = _scored(space, given, rule, _decisions(space, problem.steps, front_labels(problem)))
-    return [scored for scored in found if scored.cost.flops >= flops[0]]
+    return rising(front_downwards(space, scores, limits))
+
+
+def front_downwards(space: Space, scores: Mapping[str, Any], limits: Limits) -> Iterator[Scored]:
+    """Yield the front (see `score_front`) from the dearest architecture on; `rising` turns and cleans it.
+
+    Under an upper FLOPs limit alone it is solved at once. Where another limit leaves out a part of that front, the best ones
+    under an ever lower FLOPs limit are proved one by one in its place, each of which takes as long as `best_within`.
+    """
+    given, (low, ceiling) = read_scores(space, scores), limits.flops
+    check_reachable(space, limits)
+    problem = _problem(space, given, Limits(flops=(0, ceiling), rule=limits.rule))
+    free = _scored(space, given, limits.rule, _decisions(space, problem.steps, front_labels(problem)))
+    while free and ceiling >= low:
+        dearest = free.pop()
+        if dearest.cost.flops > ceiling:
+            continue
+        if limits.reject(dearest.cost) is None:
+            yield dearest
+            ceiling = dearest.cost.flops - 1
+            continue
+        settled = max((scored.cost.flops for scored in free if limits.reject(scored.cost) is None), default=0)
+        while ceiling >= max(low, settled):
+            steps, ways = _solved(space, given, replace(limits, flops=(low, ceiling)), 1)
+            if not len(ways):
+                return
+            found = _scored(space, given, limits.rule, _decisions(space, steps, ways))[0]
+            yield found
+            ceiling = found.cost.flops - 1
+
+
+def rising(found: Iterable[Scored]) -> list[Scored]:
+    """The architectures cheapest first, without those whose score a cheaper one has too."""
+    kept: list[Scored] = []
+    for scored in sorted(found, key=lambda each: each.cost.flops):
+        if not kept or scored.score > kept[-1].score:
+            kept.append(scored)
+    return kept
 
 
 def _problem(space: Space, scores: Scores, limits: Limits) -> Problem:

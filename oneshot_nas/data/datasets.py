@@ -92,6 +92,8 @@ def find_recs(path: str | os.PathLike) -> dict[str, Path]:
     """Return the .rec files of a folder by part ("train", "val"), or a single .rec file as "train". Raises: UserError."""
     path = Path(path).expanduser()
     if path.is_file():
+        if path.suffix != ".rec":
+            raise UserError(f"{path} is no .rec file; give one, or a folder with train.rec and val.rec")
         return {"train": path}
     if not path.is_dir():
         raise UserError(f"no data set at {path}; give a folder with train.rec and val.rec, or make one: oneshot-nas data --help")

@@ -18,7 +18,7 @@ def open_source(recipe: Recipe, class_count: int | None = None) -> Source:
         files = recipe.records
         names = None if class_count is None else [str(label) for label in range(class_count)]  # single files may lack a class
         return dataset_from_files(files.train, files.train_idx, files.val, files.val_idx, classes=names)
-    if recipe.data is None:
+    if not recipe.data:
         raise UserError("no data set given; add --set data=FOLDER (make one with: oneshot-nas data digits FOLDER)")
     if os.path.isdir(os.path.join(recipe.data, "train")):
         return load_folder(recipe.data, class_count)

@@ -35,8 +35,10 @@ def renamed(given: Arrays, keys: Mapping[str, tuple[str, tuple[int, ...]]], what
     for key, (_, shape) in keys.items():
         if key in given and given[key].shape != shape:
             wrong.append(f"{key} is {given[key].shape} instead of {shape}")
-        elif key in given and not (np.issubdtype(given[key].dtype, np.floating) and np.isfinite(given[key]).all()):
-            wrong.append(f"{key} does not hold finite floating-point numbers but {given[key].dtype}")
+        elif key in given and not np.issubdtype(given[key].dtype, np.floating):
+            wrong.append(f"{key} does not hold floating-point numbers but {given[key].dtype}")
+        elif key in given and not np.isfinite(given[key]).all():
+            wrong.append(f"{key} holds NaN or infinity")
     problems = [
         listed("missing", [f"{key} {shape}" for key, (_, shape) in keys.items() if key not in given]),
         listed("unknown", [f"{key} {given[key].shape}" for key in given if key not in keys]),

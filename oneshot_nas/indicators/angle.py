@@ -18,7 +18,7 @@ import numpy as np
 from oneshot_nas.arch import Space
 from oneshot_nas.config import RunFolder
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import read_json
+from oneshot_nas.files import as_json, read_json
 from oneshot_nas.indicators.additive import LayerSums, WeightIndicator, Weights, layer_sums
 from oneshot_nas.plan import Layer
 from oneshot_nas.train.runs import SupernetFiles, open_supernet
@@ -64,7 +64,7 @@ def check_alike(base: Weights, current: Weights, run: SupernetFiles) -> None:
     with suppress(UserError):  # no description: a plain parameter file
         about = read_json(f"{base.path}.json", "network")
     said = {"space": about.get("space", run.space.name), **(about.get("options") or {})}
-    wanted = {"space": run.space.name, **run.space.options}
+    wanted = as_json({"space": run.space.name, **run.space.options})
     wrong = [f"{name} {value!r} instead of {wanted.get(name)!r}" for name, value in said.items() if wanted.get(name) != value]
     mine, theirs = base.shapes(), current.shapes()
     wrong += [] if wrong else [f"{name} {mine.get(name, 'missing')} instead of {theirs.get(name, 'nothing')}"

@@ -16,7 +16,7 @@ from oneshot_nas.costs.analytic import cost, layer_costs
 from oneshot_nas.ops import Chain, Op
 from oneshot_nas.plan import Layer, Plan
 from oneshot_nas.plots.style import BAND, COLOURS, GREY, INK, PALE, flops_label, millions, styled
-from oneshot_nas.primitives import Conv, Dense, GlobalPool, Primitive, SqueezeExcite
+from oneshot_nas.primitives import Conv, Dense, GlobalPool, Primitive, Resize, SqueezeExcite
 
 ROW, TOP, BOTTOM, RIGHT = 0.25, 1.0, 0.55, 0.15  # inches
 WIDTHS, SHARES, GAP = 3.0, 1.9, 0.25  # inches of the two bar panels and between panels
@@ -61,7 +61,7 @@ def operator_of(layer: Layer) -> str:
 def _part(primitive: Primitive) -> str:
     if isinstance(primitive, Conv):
         return f"conv {primitive.kernel}×{primitive.kernel}"
-    return {GlobalPool: "pool", Dense: "dense", SqueezeExcite: "SE"}.get(type(primitive), "")
+    return {GlobalPool: "pool", Dense: "dense", SqueezeExcite: "SE", Resize: "resize"}.get(type(primitive), "")
 
 
 def middle_width(op: Op) -> int | None:

@@ -64,7 +64,7 @@ def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits
     """
     found, best = evaluated(candidates), best_of(candidates, objective)
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels, shaded = figure.subplots(1, 2, sharey=True), False
     generations = [candidate.index // population + 1 for candidate in found]
     norm = BoundaryNorm(np.arange(max(generations) + 1) + 0.5, max(generations))
     colours = ListedColormap(viridis(max(generations)))
@@ -80,7 +80,7 @@ def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits
         axes.scatter([getattr(best.cost, name) / MILLION], [score_of(objective, best)], label="best", **STAR)
         if targets:
             _family(axes, members(found, objective.order, targets, limits), name, objective)
-        _shade_outside(axes, limit)
+        shaded = _shade_outside(axes, limit) or shaded
         axes.set_xlabel(label)
     panels[0].set_ylabel(score_label(objective))
     if max(generations) > 1:
@@ -89,7 +89,7 @@ def search_scatter(candidates: Sequence[Candidate], population: int = 50, limits
         bar.set_ticks(_whole_ticks(max(generations)))
         bar.minorticks_off()
     handles = panels[0].get_legend_handles_labels()[0]
-    if limits != Limits(rule=limits.rule):
+    if shaded:
         handles.append(Patch(facecolor=PALE, alpha=0.5, label=f"outside the limits ({limits})"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     failed = len(candidates) - len(found)
@@ -112,19 +112,21 @@ def _family(axes: Axes, family: Sequence[Member], cost: str, objective: Objectiv
             axes.axvline(member.target / MILLION, color=PALE, linewidth=0.8, linestyle=":", zorder=1)
 
 
-def _shade_outside(axes: Axes, limit: Range) -> None:
-    """Shade what a limit excludes, where the limit is near enough to the data to be shown."""
+def _shade_outside(axes: Axes, limit: Range) -> bool:
+    """Shade what a limit excludes, where the limit is near enough to the data to be shown; returns whether it is anywhere."""
     low, high = axes.get_xlim()
     least, most = (bound / MILLION for bound in limit)
     margin = 0.05 * (high - low)
     reach = 0.5 * (high - low)
-    if least > 0 and low - least <= max(reach, 0.1 * least):
+    from_below, from_above = least > 0 and low - least <= max(reach, 0.1 * least), most - high <= max(reach, 0.1 * high)
+    if from_below:
         low = min(low, least - margin)
         axes.axvspan(low, least, color=PALE, alpha=0.5, linewidth=0, zorder=0)
-    if most - high <= max(reach, 0.1 * high):
+    if from_above:
         high = max(high, most + margin)
         axes.axvspan(most, high, color=PALE, alpha=0.5, linewidth=0, zorder=0)
     axes.set_xlim(low, high)
+    return from_below or from_above
 
 
 def _whole_ticks(most: int) -> list[int]:

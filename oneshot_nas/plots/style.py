@@ -22,7 +22,7 @@ MILLION = 1e6
 STYLE = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "text.color": INK, "text.usetex": False,
     "figure.titlesize": 10.5, "figure.titleweight": "bold", "axes.titlesize": 9.5, "axes.labelsize": 9,
-    "axes.labelcolor": INK, "axes.edgecolor": GREY, "axes.linewidth": 0.8,
+    "axes.labelcolor": INK, "axes.formatter.useoffset": False, "axes.edgecolor": GREY, "axes.linewidth": 0.8,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "axes.grid": True, "grid.color": "#e2e2e2", "grid.linewidth": 0.6,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.color": INK, "ytick.color": INK,

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from oneshot_nas.arch import Space
-from oneshot_nas.costs.exact import Scored, best_within, score_front
+from oneshot_nas.costs.exact import Scored, best_within, front_downwards, rising
 from oneshot_nas.costs.limits import Limits
-from oneshot_nas.errors import UserError
+from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.files import as_json
+from oneshot_nas.progress import track
 from oneshot_nas.search.batch import parents_of
 from oneshot_nas.search.history import History
 from oneshot_nas.search.storage import differences
@@ -22,7 +24,7 @@ from oneshot_nas.search.task import limits_json
 
 def exact_result(space: Space, scores: Mapping[str, np.ndarray], name: str, limits: Limits, top: int,
                  about: Mapping[str, Any], commands: Sequence[str]) -> dict[str, Any]:
-    """The content of ``result.json``: the `top` best inside the limits and the whole front of score against FLOPs.
+    """The content of ``result.json``: the `top` best inside the limits and the front of score against FLOPs there.
 
     `scores` are the tables of the space's cost units, `name` is what the score is called.
     Raises: UserError for limits no architecture meets, with what is reachable.
@@ -32,10 +34,18 @@ def exact_result(space: Space, scores: Mapping[str, np.ndarray], name: str, limi
                 "fitness": found.score}
 
     best = [entry(*each) for each in enumerate(best_within(space, scores, limits, top))]
-    front = [entry(*each) for each in enumerate(score_front(space, scores, limits.flops, limits.rule))]
+    proved: list[Scored] = []
+    try:
+        for found in track(front_downwards(space, scores, limits), "front", unit="architecture"):
+            proved.append(found)
+        complete = True
+    except WorkError:  # in narrow windows a proof may take too much memory; the best is proved, and so is what came before
+        complete = False
+    front = [entry(*each) for each in enumerate(rising(proved))]
     return {
-        "best": best[0], "top": best, "front": front, "front_of": [name, "flops"], "noise": None, "candidates": len(best),
-        "failed": 0, "seconds": 0.0, "ended": f"proved: no architecture inside the limits ({limits}) scores higher",
+        "best": best[0], "top": best, "front": front, "front_of": [name, "flops"], "front_complete": complete, "noise": None,
+        "candidates": len(best), "failed": 0, "seconds": 0.0,
+        "ended": f"proved: no architecture inside the limits ({limits}) scores higher",
         "algorithm": "exact", "objective": name, "limits": limits_json(limits), "about": dict(about), "next": list(commands)}
 
 
@@ -46,7 +56,7 @@ def regret(space: Space, result: Mapping[str, Any], history: History, limits: Li
     Raises: UserError when the history is of another indicator or supernet, or holds nothing inside the limits.
     """
     name, about = result["objective"], dict(history.about.get("about", {}))
-    known = {key: value for key, value in result["about"].items() if key != "allowed"}
+    known = {key: value for key, value in as_json(result["about"]).items() if key != "allowed"}
     about.pop("allowed", None)
     if about != known:
         raise UserError(f"the search in {history.where} was scored by something else ({differences(about, known)}); "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from oneshot_nas.errors import UserError
+from oneshot_nas.later import check_later
 from oneshot_nas.search.candidate import Candidate
 
 COSTS = ("flops", "params")
@@ -54,6 +55,8 @@ def crowding(points: np.ndarray) -> np.ndarray:
 
 def check_costs(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of costs that a front is taken against. Raises: UserError with what is allowed."""
+    for name in names:
+        check_later(name, f"the costs are {COSTS}")
     if not names or any(name not in COSTS for name in names) or len(set(names)) < len(names):
         raise UserError(f"a Pareto front is taken against one or more of {COSTS}, got {tuple(names)}")
     return tuple(names)

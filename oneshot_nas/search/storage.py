@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.files import as_json
 
 STUDY = "search"
 ATTRIBUTE = "oneshot_nas"  # the study attribute that holds the fingerprint
@@ -162,7 +163,7 @@ def claim_study(storage: BaseStorage, name: str, where: str, fingerprint: Mappin
 
     Raises: UserError when the study of that name belongs to another search; it names the differences.
     """
-    wanted = json.loads(json.dumps(fingerprint))
+    wanted = as_json(fingerprint)
     wanted_directions = [StudyDirection[direction.upper()] for direction in directions]
     with storage_errors(where):
         study = optuna.create_study(storage=storage, study_name=name, directions=wanted_directions, load_if_exists=True)

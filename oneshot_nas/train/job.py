@@ -106,7 +106,7 @@ def class_count(recipe: Recipe, source: Source) -> int:
 def absolute(recipe: Recipe) -> Recipe:
     """The same recipe with absolute paths, so that a run folder can be used from any current directory."""
     def full(path: str | None) -> str | None:
-        return None if path is None else str(Path(path).expanduser().absolute())
+        return str(Path(path).expanduser().absolute()) if path else None
 
     def section(part: Any, *names: str) -> Any:
         return None if part is None else part.model_copy(update={name: full(getattr(part, name)) for name in names})
