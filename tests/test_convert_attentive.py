@@ -340,7 +340,7 @@ def test_weights_that_do_not_fit(state):
     refused({idle: np.zeros((1, 1), np.float32)}, r"1 wrong: blocks.3.shortcut.conv.conv.weight is \(1, 1\) instead of \(32, 32")
     refused({shortcut: None}, r"1 missing: blocks.2.shortcut.conv.conv.weight \(32, 24, 1, 1\)")
     refused({key: None, shortcut: None, "module.y": np.zeros(1)}, r"2 missing: .*reduce.bias \(64,\).*; 1 unknown: y \(1,\)")
-    refused({key: np.full(64, np.inf, np.float32)}, "does not hold finite")
+    refused({key: np.full(64, np.inf, np.float32)}, "holds NaN or infinity")
     assert from_official({key: array for key, array in state.items() if key != idle}, SPACE)
 
 

@@ -193,7 +193,7 @@ def test_a_failed_candidate_is_shown(capsys):
     (["--flops", "1G:2G"], "reachable is"), (["--flops", "x"], "FLOPs limit 'x'"), (["--rule", "x"], "unknown cost rule"),
     (["--over", "width"], "no choice"), (["--base", "none.json"], "cannot read"),
     (["--population", "0"], "population must be at least 1"), (["--budget", "0"], "budget must be at least 1"),
-    (["--storage", "nonsense"], "not a database URL"), (["--against", "latency"], "Pareto front"),
+    (["--storage", "nonsense"], "not a database URL"), (["--against", "speed"], "Pareto front"),
     (["--workers", "0"], "--workers"), (["--algorithm", "coarse-to-fine"], "('block') of 'spos_shufflenet' are not"),
     (["--indicator", "predictor", "--predictor", "none.npz"], "cannot read predictor none.npz: No such file"),
     (["--indicator", "predictor", "--children", "3"], "3 children are no choice for a population of 4"),

@@ -23,6 +23,7 @@ import functools, os, sys, time
 from pathlib import Path
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.limits import Limits
+from oneshot_nas.interrupts import kept_interrupts
 from oneshot_nas.search.history import start_history
 from oneshot_nas.search.loop import Workers, run_parallel, run_search
 from oneshot_nas.search.storage import sqlite_url
@@ -57,7 +58,8 @@ if __name__ == "__main__":
     else:
         others = Workers(workers - 1, url, "search", functools.partial(make_evaluate, folder))
         try:
-            run_parallel(task(), make_evaluate(folder, company=True), history, others)
+            with kept_interrupts():  # as the command line has it: Ctrl-C may strike in a finaliser
+                run_parallel(task(), make_evaluate(folder, company=True), history, others)
         except KeyboardInterrupt:
             sys.exit(130)
 """
