@@ -112,8 +112,8 @@ def table(result: dict[str, Any], best: str) -> list[str]:
     rows += [("family", member_line(member)) for member in result.get("family", ())]
     noise = result["noise"]
     if noise and noise["std"] == 0 and not noise["halves"]:
-        rows.append(("noise", f"0: the repeats gave the same {result['objective']}; they see other images only with --calib-images "
-                              "below the number held out"))
+        rows.append(("noise", f"0: the repeats gave the same {result['objective']}; they see other images only with "
+                              "--calib-images below the number held out"))
     elif noise:
         ahead = f"; the best is {noise['lead']:.4f} ahead of the next" if noise["lead"] is not None else ""
         spread = f"standard deviation {noise['std']:.4f} of {result['objective']} over {noise['repeats']} repeats"
