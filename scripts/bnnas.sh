@@ -9,7 +9,7 @@
 # runs/bnnas), FLOPS= the limit (default: :475M), RULE= how FLOPs are counted (default: abs-lut), SUPERNET_RECIPE= and
 # RETRAIN_RECIPE= the two recipes (default: those of the paper); PYTHON= as in train_fixarch.sh. Arguments go to both trainings.
 # At CIFAR-10 size: SUPERNET_RECIPE=recipes/cifar10_bnnas_supernet.yaml, RETRAIN_RECIPE=recipes/cifar10_proxyless_retrain.yaml,
-# FLOPS=:12M, RULE=macs.
+# FLOPS=:12M, RULE=macs. The score looks at no images, so the supernet keeps only a small share of the data from its training.
 set -eu
 . "$(dirname -- "$0")/_venv.sh"
 
@@ -20,7 +20,8 @@ out=${OUT:-runs/bnnas}
 recipe_python
 
 "$python" -m oneshot_nas train --recipe "${SUPERNET_RECIPE:-$root/recipes/bnnas_supernet.yaml}" \
-    --set "data=$DATA" --set trainable=scoring-bn "$@" --out "$out/supernet"
+    --set "data=$DATA" --set trainable=scoring-bn --set holdout.calibration=null --set holdout.validation=null "$@" \
+    --out "$out/supernet"
 "$python" -m oneshot_nas search --supernet "$out/supernet" --out "$out/search" --algorithm exact --indicator bn-gamma \
     --flops "${FLOPS:-:475M}" --rule "${RULE:-abs-lut}"
 "$python" -m oneshot_nas train --recipe "${RETRAIN_RECIPE:-$root/recipes/bnnas_retrain.yaml}" \

@@ -76,7 +76,8 @@ def split_holdout(labels: np.ndarray, calibration: int, validation: int, seed: i
     if calibration + validation > free.sum():
         raise UserError(
             f"{calibration} calibration + {validation} validation images are too many: of the {len(labels)} training images "
-            f"{free.sum()} can be set aside when each of the {len(members)} classes keeps one; ask for fewer"
+            f"{free.sum()} can be set aside when each of the {len(members)} classes keeps one; ask for "
+            "fewer (--set holdout.calibration=N --set holdout.validation=N; null takes a twentieth and a tenth)"
         )
     willing = by_key(np.arange(len(members)), ~seed)
     first = _quotas(free, calibration, willing)

@@ -36,7 +36,7 @@ def score_of(objective: Objective, candidate: Candidate) -> float:
 
 def score_text(objective: Objective, candidate: Candidate) -> str:
     """The objective of a candidate with its unit."""
-    return f"{score_of(objective, candidate):.2f} %" if objective.name == "top1" else f"{score_of(objective, candidate):.4g}"
+    return f"{score_of(objective, candidate):.2f} %" if objective.name == "top1" else f"{score_of(objective, candidate):.5g}"
 
 
 def evaluated(candidates: Sequence[Candidate]) -> list[Candidate]:
