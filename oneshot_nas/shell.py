@@ -25,10 +25,9 @@ class Parser(argparse.ArgumentParser):
 
 def program() -> str:
     """How this environment's `oneshot-nas` is called from a shell here: by name when the shell finds it, else by its path."""
-    here = Path(sys.executable).parent / PROGRAM
-    if shutil.which(PROGRAM) is None and os.access(here, os.X_OK):
-        return near(here)
-    return PROGRAM
+    here, found = Path(sys.executable).parent / PROGRAM, shutil.which(PROGRAM)
+    ours = found is not None and os.path.exists(here) and os.path.samefile(found, here)  # not that of another environment
+    return near(here) if os.access(here, os.X_OK) and not ours else PROGRAM
 
 
 def command(*words: str | int | os.PathLike) -> str:

@@ -32,6 +32,12 @@ def test_the_program_is_called_by_its_path_until_the_shell_finds_it(environment,
     assert os.path.samefile(shell.program(), environment / shell.PROGRAM)
     monkeypatch.setenv("PATH", f"{environment}:/bin")
     assert shell.command("doctor") == "oneshot-nas doctor"
+    other = tmp_path / "other"  # another environment comes first: its program is not this one
+    other.mkdir()
+    (other / shell.PROGRAM).write_text("#!/bin/sh\n")
+    (other / shell.PROGRAM).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other}:{environment}:/bin")
+    assert os.path.samefile(shell.program(), environment / shell.PROGRAM)
     (environment / shell.PROGRAM).unlink()
     assert shell.program() == shell.PROGRAM
 
