@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -52,6 +53,11 @@ def machine_rate(seconds: float = 2.0) -> float:
 def resident() -> float:
     """Megabytes of memory that this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def no_options(about: str | None) -> None:
+    """A command line without options: --help shows `about`, anything else is refused."""
+    argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 
 def report(name: str, **figures: Any) -> None:

@@ -10,13 +10,14 @@ import statistics
 import time
 
 import numpy as np
-from common import report
+from common import no_options, report
 
 from oneshot_nas import cost, get_space
 from oneshot_nas.costs.table import cost_table, random_indices
 
 
 def main() -> None:
+    no_options(__doc__)
     space = get_space("spos_shufflenet")
     indices = random_indices(space, np.random.default_rng(0), 1_000_000)
     start = time.perf_counter()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import report
+from common import no_options, report
 
 from oneshot_nas import get_space
 from oneshot_nas.costs.exact import best_within, score_front
@@ -29,6 +29,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
+    no_options(__doc__)
     rng = np.random.default_rng(0)
     figures: dict[str, Any] = {}
     for name, options in SPACES.items():

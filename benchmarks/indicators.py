@@ -16,7 +16,7 @@ from typing import Any
 
 import mxnet as mx
 import numpy as np
-from common import report
+from common import no_options, report
 
 from oneshot_nas import get_space
 from oneshot_nas.costs.exact import best_within, score_front
@@ -32,6 +32,7 @@ LIMITS = Limits(flops=(0, 475e6), rule="abs-lut")
 
 
 def main() -> None:
+    no_options(__doc__)
     space = get_space("proxyless_gpu")
     indices = random_indices(space, np.random.default_rng(0), COUNT)
     with tempfile.TemporaryDirectory() as folder:

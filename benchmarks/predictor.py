@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from common import report
+from common import no_options, report
 
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.analytic import cost
@@ -35,6 +35,7 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def main() -> None:
+    no_options(__doc__)
     space = get_space("attentive_mobilenet")
     rng = random.Random(0)
     archs = [space.sample(rng) for _ in range(MOST)]
