@@ -257,6 +257,29 @@ def test_verification_refuses_to_prove_nothing(tmp_path):
         verify_symbol(net, export_symbol(net, tmp_path, "x", SHAPE), SHAPE)
 
 
+@pytest.mark.parametrize("steepness", [1.0, 1000.0])
+def test_weights_that_blow_rounding_up_are_allowed_what_rounding_does_and_no_more(steepness):
+    net = ready(Function(lambda F, x: F.sin(steepness * x)))
+
+    def off_by(share):
+        def reader(images):
+            outputs = net(mx.nd.array(images)).asnumpy()
+            return outputs + np.float32(share * outputs.std())
+        return reader
+
+    assert compare(net, off_by(5e-5), SHAPE, 0).unit == 0
+    if steepness > 1:
+        found = compare(net, off_by(1e-3), SHAPE, 0)
+        assert 0 < found.unit < found.max_abs_diff and "one unit in the last place of the images moves them" in str(found)
+    else:
+        with pytest.raises(WorkError, match="the file is not the network"):
+            compare(net, off_by(1e-3), SHAPE, 0)
+    with pytest.raises(WorkError, match="the file is not the network"):
+        compare(net, off_by(0.02), SHAPE, 0)
+    with pytest.raises(WorkError, match="the file is not the network"):  # random weights are chosen not to blow it up
+        compare(net, off_by(1e-3), SHAPE, 0, weights="randomised")
+
+
 def test_not_a_number_is_no_agreement(net, tmp_path):
     with pytest.raises(WorkError, match="max abs diff nan"):
         compare(net, lambda batch: np.full((1, 5), np.nan, np.float32), SHAPE, 0, "x.onnx")

@@ -77,5 +77,6 @@ def command(
 def _line(result: dict[str, Any]) -> str:
     """One format's files and how far they are from the network."""
     random = result["randomised"]
+    blown = f"; one unit in the last place of the images moves them by {result['unit']:.1e}" if "unit" in result else ""
     return (f"{result['format']:7} {', '.join(result['files'])}  max abs diff {result['max_abs_diff']:.1e} (outputs' std "
-            f"{result['std']:.3g}); with random weights {random['max_abs_diff']:.1e} (std {random['std']:.3g})")
+            f"{result['std']:.3g}{blown}); with random weights {random['max_abs_diff']:.1e} (std {random['std']:.3g})")

@@ -98,7 +98,8 @@ def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name:
     """Write `network` in the formats 'symbol' and 'onnx' into `out`; each file is read back and compared.
 
     Returns: one object per format with its files and the largest difference from the network: `max_abs_diff` at outputs of
-    deviation `std`, and the same for random weights in "randomised". Raises: WorkError when one is too large.
+    deviation `std`, with `unit` where rounding is blown up (see `Difference`), and the same for random weights in
+    "randomised". Raises: WorkError when one is too large.
     """
     about = network.about()
     folder = Path(out)
@@ -122,4 +123,4 @@ def _result(kind: str, files: list[Path], found: tuple[Difference, ...]) -> dict
 def _worst(found: tuple[Difference, ...], weights: str) -> dict[str, float]:
     """The largest difference, as a share of the outputs' deviation, with real or with randomised weights."""
     worst = max((each for each in found if each.weights == weights), key=lambda each: each.max_abs_diff / max(each.std, 1e-30))
-    return {"max_abs_diff": worst.max_abs_diff, "std": worst.std}
+    return {"max_abs_diff": worst.max_abs_diff, "std": worst.std, **({"unit": worst.unit} if worst.unit else {})}
