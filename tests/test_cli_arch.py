@@ -475,7 +475,7 @@ atexit.register(signal.raise_signal, signal.SIGINT)
 
 @pytest.mark.parametrize("script", ["train_imagenet.py", "calculate_flops.py", "oneshot_nas/oneshot_nas_network.py"])
 def test_control_c_while_a_script_loads_shows_no_traceback(script):
-    """It arrives at the first import from the costs or of typer, whichever comes first."""
+    """It arrives at the first of three imports that a script needs: typer, argparse or the costs."""
     strike = LOADING.replace('name == "typer"', 'name in ("typer", "argparse", "oneshot_nas.costs")')
     program = f"{strike}\nimport runpy; sys.argv = ['{script}', '--help']\nrunpy.run_path('{script}', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -281,21 +281,31 @@ def test_best_within_is_that_of_brute_force(name, data):
         assert scored.score == pytest.approx(total[place])
 
 
+def random_scores(space, indices, seed, digits):
+    """Scores of every decision, rounded to so many digits, and the total of every architecture."""
+    rng = np.random.default_rng(seed)
+    rows = {choice.name: [np.round(3 * rng.random(len(allowed)) + np.arange(len(allowed)), digits) for allowed in choice.values]
+            for choice in space.choices}
+    return rows, sum(row[indices[:, column]] for column, row in enumerate(row for each in rows.values() for row in each))
+
+
+def front_of(flops, total):
+    """(FLOPs, score) of the front, by looking at all architectures."""
+    highest, found = -np.inf, []
+    for place in np.lexsort((-total, flops)):
+        if total[place] > highest + 1e-9:
+            highest = total[place]
+            found.append((int(flops[place]), float(highest)))
+    return found
+
+
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("digits", [0, 15])
 def test_the_front_is_that_of_brute_force(name, digits):
     space = SMALL[name]
     indices, flops, _ = everything(space)
-    rng = np.random.default_rng(3)
-    rows = {choice.name: [np.round(3 * rng.random(len(allowed)) + np.arange(len(allowed)), digits) for allowed in choice.values]
-            for choice in space.choices}
-    total = sum(row[indices[:, column]] for column, row in enumerate(row for each in rows.values() for row in each))
-    order = np.lexsort((-total, flops))
-    highest, expected = -np.inf, []
-    for place in order:
-        if total[place] > highest + 1e-9:
-            highest = total[place]
-            expected.append((int(flops[place]), float(highest)))
+    rows, total = random_scores(space, indices, 3, digits)
+    expected = front_of(flops, total)
     found = score_front(space, rows)
     assert [scored.cost.flops for scored in found] == [point[0] for point in expected] and len(expected) > 5
     assert np.allclose([scored.score for scored in found], [point[1] for point in expected])
@@ -310,20 +320,13 @@ def test_the_front_is_that_of_brute_force(name, digits):
 def test_the_front_inside_limits_is_that_of_brute_force(name, limited):
     space = SMALL[name]
     indices, flops, params = everything(space)
-    rng = np.random.default_rng(4)
-    rows = {choice.name: [np.round(3 * rng.random(len(allowed)) + np.arange(len(allowed)), 1) for allowed in choice.values]
-            for choice in space.choices}
-    total = sum(row[indices[:, column]] for column, row in enumerate(row for each in rows.values() for row in each))
+    rows, total = random_scores(space, indices, 4, 1)
     low, high = np.quantile(flops, (0.3, 0.8))
     limits = {"params": Limits(params=(0, np.quantile(params, 0.4))), "flops from": Limits(flops=(low, high)),
               "both": Limits(flops=(low, np.inf), params=(np.quantile(params, 0.1), np.quantile(params, 0.5))),
               "nothing inside the free front": Limits(flops=(flops[np.argmin(total)], flops[np.argmin(total)]))}[limited]
     inside = limits.inside(flops, params)
-    highest, expected = -np.inf, []
-    for place in np.lexsort((-total, flops)):
-        if inside[place] and total[place] > highest + 1e-9:
-            highest = total[place]
-            expected.append((int(flops[place]), pytest.approx(highest)))
+    expected = [(cost, pytest.approx(score)) for cost, score in front_of(flops[inside], total[inside])]
     assert [(scored.cost.flops, scored.score) for scored in score_front(space, rows, limits)] == expected and expected
 
 

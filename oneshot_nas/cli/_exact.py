@@ -16,6 +16,7 @@ from oneshot_nas.files import read_json, write_json
 from oneshot_nas.search.exact import exact_result, regret
 from oneshot_nas.search.record import open_run, read_record, record, save_record
 from oneshot_nas.shell import command
+from oneshot_nas.train.report import logging
 
 DECIDE = ("supernet", "indicator", "flops", "params", "rule", "space")  # arguments that decide what an exact search finds
 
@@ -40,13 +41,12 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
     save_record(run, arguments)
     write_json(run.arch, "architecture", result["best"]["arch"])
     write_json(run.result, "search-result", result)
-    told = [f"{name:<11} {text}" for name, text in rows(result)]
-    with open(run.log, "a", encoding="utf-8") as log:
-        log.write("".join(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n" for text in told))
+    with logging(run.log, (lambda text: None) if json_ else print) as log:
+        for name, text in rows(result):
+            log(f"{name:<11} {text}")
     if json_:
         print(json.dumps(read_json(run.result, "search-result")))
         return
-    print("\n".join(told))
     print("\n".join(f"next: {text}" for text in commands), file=sys.stderr)
 
 

@@ -271,15 +271,13 @@ def identity(about: dict[str, Any]) -> dict[str, Any]:
 
 def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url: str, arguments: dict[str, Any]) -> Ending:
     """Run the search, alone or with more processes, and write a line per candidate to log.txt."""
-    import time
-
     from oneshot_nas.cli._found import line
     from oneshot_nas.search.loop import Workers, run_parallel, run_search
+    from oneshot_nas.train.report import logging
 
-    with open(run.log, "a", encoding="utf-8") as log:
+    with logging(run.log, lambda text: None) as log:
         def told(candidate: Any) -> None:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line(candidate)}\n")
-            log.flush()
+            log(line(candidate))
 
         if arguments["workers"] == 1:
             return run_search(task, evaluator, history, told=told)
