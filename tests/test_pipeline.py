@@ -75,10 +75,15 @@ def test_a_final_figure_is_measured_on_every_image_of_the_validation_set(road, c
     assert scores["images"] == 16 and scores["top1"] == np.mean(logits.argmax(axis=1) == labels)
 
 
-def test_evaluate_of_several_names_no_single_one_to_train(road, capsys, tmp_path):
-    best = (road / "search" / "arch.json").read_text()
-    several = tmp_path / "archs.jsonl"
-    several.write_text(2 * (json.dumps(json.loads(best)) + "\n"))
+@pytest.fixture
+def several(road, tmp_path):
+    """A file with the winner of the search, twice."""
+    best = json.loads((road / "search" / "arch.json").read_text())
+    (tmp_path / "archs.jsonl").write_text(2 * (json.dumps(best) + "\n"))
+    return tmp_path / "archs.jsonl"
+
+
+def test_evaluate_of_several_names_no_single_one_to_train(road, several, capsys):
     assert call("evaluate", "--supernet", road / "supernet", "--arch", several, "--json") == 0
     out, err = capsys.readouterr()
     told = read_arch_file(str(road / "search" / "arch.json")).to_json()
@@ -91,11 +96,9 @@ def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
 
 
-def test_long_evaluations_show_how_far_they_are(road, capsys, monkeypatch, tmp_path):
+def test_long_evaluations_show_how_far_they_are(road, several, capsys, monkeypatch):
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
-    folder, best = road / "supernet", (road / "search" / "arch.json").read_text()
-    several = tmp_path / "archs.jsonl"
-    several.write_text(2 * (json.dumps(json.loads(best)) + "\n"))
+    folder = road / "supernet"
     for words, told in ((["--supernet", folder, "--arch", several], "evaluating: architecture 1 of 2"),
                         (["--supernet", folder, "--arch", several, "--split", "val"], "validating: batch 1 of 1"),
                         (["--run", road / "retrain"], "validating: batch 1 of 2")):
