@@ -7,6 +7,7 @@ is finished already is not done again: the same command resumes.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from oneshot_nas import shell
+from oneshot_nas.interrupts import leave, quiet_interrupts
 from oneshot_nas.threads import configure_threads, usable_cores
 
 INTERRUPTED = 130
@@ -51,12 +53,13 @@ def call(command: list[str]) -> int:
 
     Ctrl-C reaches that process as well, which saves its state and ends: it is waited for.
     """
-    process = subprocess.Popen([sys.executable, "-m", "oneshot_nas", *command])
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # which the process inherits, unlike a function
+        signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.call([sys.executable, "-m", "oneshot_nas", *command])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def steps(out: Path, given: Namespace) -> list[tuple[str, list[str]]]:
@@ -116,4 +119,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    quiet_interrupts()
+    leave(main())

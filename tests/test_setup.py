@@ -311,6 +311,28 @@ def test_threads_follow_the_usable_cores_and_leave_the_users_choice(monkeypatch)
     assert configure_threads()["OMP_NUM_THREADS"]["value"] is None
 
 
+def test_copies_start_no_second_team_of_threads():
+    """Two teams are more threads than two cores have; GNU OpenMP then puts every waiting thread to sleep at once, for good."""
+    code = """
+import os
+from oneshot_nas.threads import configure_threads
+configure_threads()
+import mxnet as mx, numpy as np
+images, weight = mx.nd.ones((8, 3, 100, 100)), mx.nd.ones((4, 3, 1, 1))
+threads = []
+for _ in range(2):
+    mx.nd.Convolution(images, weight, kernel=(1, 1), num_filter=4, no_bias=True).wait_to_read()
+    threads.append(len(os.listdir("/proc/self/task")))
+    mx.nd.array(np.ones((1000, 300))).asnumpy()
+    threads.append(len(os.listdir("/proc/self/task")))
+print(*threads)
+"""
+    own = {name: value for name, value in os.environ.items() if "GOMP" not in name and "MXNET_CPU" not in name}
+    done = subprocess.run([sys.executable, "-c", code], env={**own, "OMP_NUM_THREADS": "2"}, stdout=subprocess.PIPE, text=True)
+    threads = done.stdout.split()
+    assert len(threads) == 4 and len(set(threads)) == 1, done
+
+
 @pytest.mark.parametrize(("files", "cores"), [
     ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "150000 100000"}, 2), ({"cpu.max": "1000 100000"}, 1),
     ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, 8),
