@@ -182,7 +182,7 @@ class ShuffleUnit(Op):
         return (self.out_channels, -(-shape[1] // self.stride), -(-shape[2] // self.stride))
 
     def padded(self, multiple: int) -> ShuffleUnit:
-        return replace(self, mid_channels=fast_width(self.mid_channels, multiple, self.branch_in))
+        return replace(self, mid_channels=round_up(self.mid_channels, multiple))
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,7 @@ class MBConv(Op):
         return replace(self, drop_connect=0.0)
 
     def padded(self, multiple: int) -> MBConv:
-        if not self.expand:
-            return self
-        source = self.in_channels if self.activation == "relu" else 0  # the others' BatchNorm is compiled, see `compiled_norms`
-        return replace(self, mid_channels=fast_width(self.mid_channels, multiple, source))
+        return replace(self, mid_channels=round_up(self.mid_channels, multiple)) if self.expand else self
 
 
 @dataclass(frozen=True)
@@ -285,17 +282,6 @@ class Skip(Op):
 
     def out_shape(self, shape: Shape) -> Shape:
         return shape
-
-
-def fast_width(width: int, multiple: int, source: int) -> int:
-    """The smallest width from `width` on at which a 1x1, a depthwise and a 1x1 convolution train fast behind `source` channels.
-
-    That is a multiple, but half a multiple more than one where `source` is so too: with 24 channels before, oneDNN keeps eight
-    channels together in the first convolution and sixteen in the depthwise one wherever it can, and between them the gradient of
-    BatchNorm takes some 15 times as long (docs/architecture.md).
-    """
-    half = multiple // 2 if multiple > 1 and source % multiple == multiple // 2 else 0
-    return round_up(max(width - half, 0), multiple) + half
 
 
 def largest(first: Any, second: Any) -> Any:

@@ -10,7 +10,7 @@ from mxnet import autograd, nd
 
 from oneshot_nas.blocks import compiled
 from oneshot_nas.blocks.block import OpBlock
-from oneshot_nas.blocks.tracer import activate
+from oneshot_nas.blocks.tracer import activate, compiled_norms
 from oneshot_nas.ops import MBConv, ShuffleUnit
 
 needed = pytest.mark.skipif(not compiled.available(), reason="no C++ compiler on this machine: MXNet's operators are used")
@@ -171,6 +171,33 @@ def test_gradients_of_a_block_accumulate_when_asked(op):
     for key, once in found[0].items():
         np.testing.assert_allclose(found[1][key], 2 * once, rtol=1e-4, atol=1e-4 * abs(once).max(), err_msg=key)
         assert abs(once).max() > 0, key
+
+
+@needed
+@pytest.mark.parametrize("op,names", [
+    (ShuffleUnit(64, 64, 32, 3, 1), set()), (ShuffleUnit(64, 64, 32, 5, 1), {"bn2"}),
+    (ShuffleUnit(48, 48, 32, 3, 1), {"bn1", "bn2"}), (ShuffleUnit(48, 48, 19, 3, 1), set()),
+    (MBConv(24, 24, 96, 3, 1, activation="relu"), {"bn1", "bn2"}), (MBConv(32, 32, 96, 3, 1, activation="relu"), set()),
+    (MBConv(32, 32, 96, 3, 1), {"bn1", "bn2", "bn3"}),
+], ids=str)
+def test_batch_norms_that_are_slow_in_mxnet_are_compiled(op, names):
+    """Outputs and gradients stay those of MXNet's operators."""
+    assert compiled_norms(op) == names
+    block = OpBlock(op, "unit")
+    block.initialize()
+    x, top = (nd.array(np.random.default_rng(seed).normal(size=(4, op.in_channels, 6, 6))) for seed in (0, 1))
+    x.attach_grad()
+    found = []
+    for fast in (False, True):
+        view = block.view(op, private_statistics=True)
+        view.fast = fast
+        with autograd.record():
+            y = view(x)
+        y.backward(top)
+        found.append([y.asnumpy(), x.grad.asnumpy(), *(block.parameter(key).grad().asnumpy() for key in op.parameters())])
+    scale = max(abs(plain).max() for plain in found[0])
+    for plain, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3 * abs(plain).max() + 1e-6 * scale)
 
 
 @needed
