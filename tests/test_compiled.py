@@ -175,14 +175,14 @@ def test_gradients_of_a_block_accumulate_when_asked(op):
 
 @needed
 @pytest.mark.parametrize("op,names", [
-    (ShuffleUnit(64, 64, 32, 3, 1), set()), (ShuffleUnit(64, 64, 32, 5, 1), {"bn2"}),
-    (ShuffleUnit(48, 48, 32, 3, 1), {"bn1", "bn2"}), (ShuffleUnit(48, 48, 19, 3, 1), set()),
-    (MBConv(24, 24, 96, 3, 1, activation="relu"), {"bn1", "bn2"}), (MBConv(32, 32, 96, 3, 1, activation="relu"), set()),
-    (MBConv(32, 32, 96, 3, 1), {"bn1", "bn2", "bn3"}),
-], ids=str)
+    (ShuffleUnit(64, 64, 32, 3, 1), []), (ShuffleUnit(64, 64, 32, 5, 1), ["bn2"]),
+    (ShuffleUnit(48, 48, 32, 3, 1), ["bn1", "bn2"]), (ShuffleUnit(48, 48, 19, 3, 1), []),
+    (MBConv(24, 24, 96, 3, 1, activation="relu"), ["bn1", "bn2"]), (MBConv(32, 32, 96, 3, 1, activation="relu"), []),
+    (MBConv(32, 32, 96, 3, 1), ["bn1", "bn2", "bn3"]),
+])
 def test_batch_norms_that_are_slow_in_mxnet_are_compiled(op, names):
     """Outputs and gradients stay those of MXNet's operators."""
-    assert compiled_norms(op) == names
+    assert sorted(compiled_norms(op)) == names
     block = OpBlock(op, "unit")
     block.initialize()
     x, top = (nd.array(np.random.default_rng(seed).normal(size=(4, op.in_channels, 6, 6))) for seed in (0, 1))
