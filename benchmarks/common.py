@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from oneshot_nas.memory import keep_freed_memory
+from oneshot_nas.threads import VARIABLES, prepare_process
 
-keep_freed_memory()  # as the commands do
+prepare_process()  # as the commands do
 
 
 def compare(ours: Callable[[int], Any], baseline: Callable[[int], Any], pairs: int, warmup: int = 2) -> dict[str, Any]:
@@ -62,5 +62,5 @@ def no_options(about: str | None) -> None:
 
 def report(name: str, **figures: Any) -> None:
     """Print one JSON object with the figures and the threads they were taken with."""
-    threads = {key: os.environ.get(key) for key in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "ONESHOT_NAS_PLAIN")}
+    threads = {key: os.environ.get(key) for key in (*VARIABLES, "ONESHOT_NAS_PLAIN")}
     print(json.dumps({"benchmark": name, **figures, "cores": os.cpu_count(), "threads": threads}, indent=1))
