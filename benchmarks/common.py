@@ -8,7 +8,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ def compare(ours: Callable[[int], Any], baseline: Callable[[int], Any], pairs: i
         baseline(warmup + i)
         times.append((middle - start, time.perf_counter() - middle))
     ratios = [b / a for a, b in times]
-    return {
-        "seconds": statistics.median(a for a, _ in times), "baseline_seconds": statistics.median(b for _, b in times),
-        "ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "pairs": pairs,
-    }
+    return {"seconds": statistics.median(a for a, _ in times), "baseline_seconds": statistics.median(b for _, b in times),
+            **spread(ratios)}
+
+
+def spread(ratios: Sequence[float]) -> dict[str, Any]:
+    """Median, least and largest of the ratios of the pairs."""
+    return {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "pairs": len(ratios)}
 
 
 def machine_rate(seconds: float = 2.0) -> float:

@@ -18,12 +18,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common import report
+from common import report, spread
 
 if TYPE_CHECKING:
     from oneshot_nas.arch import Arch
 
-DEFAULT = "200000"  # MXNet's MXNET_CPU_PARALLEL_SIZE
+DEFAULT = 200_000  # MXNet's MXNET_CPU_PARALLEL_SIZE
 
 
 def main() -> None:
@@ -39,14 +39,13 @@ def main() -> None:
     command = [sys.executable, __file__, "--measure", "--batch", str(given.batch), "--steps", str(given.steps)]
     found: dict[str, list[tuple[float, ...]]] = {"ours": [], "baseline": []}
     for _ in range(given.pairs):
-        for way, changes in (("ours", {}), ("baseline", {"MXNET_CPU_PARALLEL_SIZE": DEFAULT})):
+        for way, changes in (("ours", {}), ("baseline", {"MXNET_CPU_PARALLEL_SIZE": str(DEFAULT)})):
             done = subprocess.run(command, env={**os.environ, **changes}, stdout=subprocess.PIPE, text=True, check=True)
             found[way].append(tuple(map(float, done.stdout.split())))
     ratios = [ours / baseline for (_, ours), (_, baseline) in zip(found["ours"], found["baseline"], strict=True)]
     speeds = {f"{way}_images_per_second_{when}_the_copy": statistics.median(each[place] for each in found[way])
               for way in found for place, when in enumerate(("before", "after"))}
-    report("thread_teams", **speeds, ratio=statistics.median(ratios),
-           ratio_min=min(ratios), ratio_max=max(ratios), pairs=given.pairs)
+    report("thread_teams", **speeds, **spread(ratios))
 
 
 def measured(batch: int, steps: int) -> tuple[float, float]:
@@ -79,7 +78,7 @@ def measured(batch: int, steps: int) -> tuple[float, float]:
 
     speed(2 * len(archs))
     before = speed(steps)
-    mx.nd.array(np.zeros((batch, 3, 64, 64), "float32")).wait_to_read()
+    mx.nd.array(np.zeros(2 * DEFAULT, "float32")).wait_to_read()
     return before, speed(steps)
 
 
