@@ -244,6 +244,12 @@ class MXNetError(Exception):
             "error: the disk is full (/data/x); free some space, what was saved before is kept",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "error: the disk is full (that of standard output, or of the files of a run); free some space, what was saved before "
+            "is kept",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "x"),
             1,
             "error: PermissionError: [Errno 13] Permission denied: 'x'; ONESHOT_NAS_TRACEBACK=1 shows where it happened",

@@ -106,6 +106,33 @@ def test_long_evaluations_show_how_far_they_are(road, several, capsys, monkeypat
         assert told in capsys.readouterr().err, words
 
 
+@pytest.fixture
+def zero_weights(monkeypatch):
+    """Supernets are loaded with weights that are zero."""
+    def load(folder):
+        found = load_supernet(folder)
+        for parameter in found.net.collect_params().values():
+            parameter.set_data(nd.zeros_like(parameter.data()))
+        return found
+
+    monkeypatch.setattr("oneshot_nas.indicators.accuracy.load_supernet", load)
+
+
+def test_weights_that_classify_nothing_are_told(road, capsys, tmp_path, zero_weights):
+    folder = road / "supernet"
+    assert call("evaluate", "--supernet", folder, "--arch", road / "search" / "arch.json") == 0
+    out, err = capsys.readouterr()
+    assert "top1 0.0000" in out
+    assert "warning: not one image was classified rightly" in err and f"look at the training of {folder}" in err
+    assert call("search", "--supernet", folder, "--out", tmp_path / "s", "--algorithm", "random", "--budget", 2, "--repeats", 1) == 0
+    assert "warning: not one image was classified rightly" in capsys.readouterr().err
+
+
+def test_sound_weights_are_not_warned_of(road, capsys):
+    assert call("evaluate", "--supernet", road / "supernet", "--arch", road / "search" / "arch.json") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def next_words(err):
     """The words of the commands that stderr names."""
     return [shlex.split(line.removeprefix("next: "))[1:] for line in err.splitlines() if line.startswith("next: ")]

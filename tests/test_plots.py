@@ -275,6 +275,15 @@ def test_distribution_holds_every_architecture_and_the_limits(space):
     assert labels == ["uniform (200)", "box (100)", "FLOPs 3M:4M"]
 
 
+def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_limit(space):
+    boxed = sampler_costs(space, named_sampler("box", "3M:4M"), 100, epochs=3)
+    figure = distribution({"uniform": uniform_costs(space, 200), "box": boxed})
+    top = next(axes for axes in figure.axes if axes.get_ylabel() == "share (%)")
+    for drawn in top.patches:
+        edges = sorted(set(drawn.get_path().vertices[:, 0]))
+        assert len(edges) == 61 and {3.0, 4.0} <= set(edges)
+
+
 def test_sampler_costs_spread_over_the_training_and_agree_with_the_counter(space):
     config = named_sampler("uniform").model_copy(update={"first_channel_epoch": 50})
     found = sampler_costs(space, config, 64, epochs=100)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from oneshot_nas.cli._supernet import tell_useless
 from oneshot_nas.config import RunFolder, read_recipe
 from oneshot_nas.costs.limits import human
 from oneshot_nas.files import read_json, write_json, write_text
@@ -52,6 +53,7 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     if json_:
         print(json.dumps(read_json(run.result, "search-result")))
         return
+    tell_useless(best.scores, supernet)
     if not ending.complete:
         print(f"the search ended early: {ending.reason}", file=sys.stderr)
     print("\n".join(table(result, line(best))))

@@ -1,8 +1,9 @@
-"""What commands that use a supernet say about it first."""
+"""What commands that use a supernet say about it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 
 def tell_unfinished(folder: str) -> None:
@@ -18,3 +19,10 @@ def tell_unfinished(folder: str) -> None:
     if isinstance(done, int) and done < wanted:
         state = f"has {done} of its {wanted} epochs behind it" if done else "has not been trained yet, its weights are random"
         print(f"warning: the supernet in {folder} {state}", file=sys.stderr)
+
+
+def tell_useless(scores: Mapping[str, float], run: str) -> None:
+    """Warn on stderr when a network of a run classified not one image rightly."""
+    if scores.get("top1") == 0:
+        print("warning: not one image was classified rightly, as with weights that are zero or hardly trained, or outputs that are "
+              f"not finite; look at the training of {run}", file=sys.stderr)

@@ -38,6 +38,7 @@ def command(
     import sys
     from pathlib import Path
 
+    from oneshot_nas.cli._supernet import tell_unfinished, tell_useless
     from oneshot_nas.cli.search import INDICATORS
     from oneshot_nas.errors import UserError
     from oneshot_nas.values import show
@@ -64,7 +65,6 @@ def command(
     archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs
-        from oneshot_nas.cli._supernet import tell_unfinished
         from oneshot_nas.progress import track
 
         tell_unfinished(supernet)
@@ -85,6 +85,7 @@ def command(
             print(f"top1 {scores['top1']:.4f}  top5 {scores['top5']:.4f}  on {scores['images']} images", flush=True)
         else:
             print("  ".join(f"{name} {value:.6f}" for name, value in scores.items() if name != "arch"), flush=True)
+        tell_useless(scores, str(supernet or run))
     if len(archs) == 1 and Path(str(arch)).is_file():  # not standard input, nor a pipe
         from oneshot_nas.cli._found import images_words, network_command, run_name
 

@@ -139,7 +139,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, WorkError):
         return f"error: {error}", 1
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename})" if error.filename else " (that of standard output, or of the files of a run)"
         return f"error: the disk is full{where}; free some space, what was saved before is kept", 1
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     name = type(error).__name__

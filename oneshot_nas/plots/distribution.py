@@ -78,7 +78,9 @@ def distribution(samples: Mapping[str, Costs], title: str = "") -> Figure:
     main, top, side = grid["main"], grid["top"], grid["side"]
     top.sharex(main)
     side.sharey(main)
-    flops_edges, params_edges = (_edges([getattr(costs, name) for costs in samples.values()]) for name in ("flops", "params"))
+    flops_edges, params_edges = (
+        _edges([getattr(costs, name) for costs in samples.values()],
+               [limit for costs in samples.values() for limit in getattr(costs.limits, name)]) for name in ("flops", "params"))
     for place, (name, costs) in enumerate(samples.items()):
         colour = COLOURS[place % len(COLOURS)]
         flops, params = costs.flops / MILLION, costs.params / MILLION
@@ -103,10 +105,15 @@ def distribution(samples: Mapping[str, Costs], title: str = "") -> Figure:
     return figure
 
 
-def _edges(arrays: list[np.ndarray]) -> list[float]:
-    """Bin edges, in millions, that all samples share."""
+def _edges(arrays: list[np.ndarray], limits: list[float]) -> list[float]:
+    """Bin edges, in millions, that all samples share; a limit between them is an edge, so that no bin lies on both sides of it."""
     low, high = min(a.min() for a in arrays) / MILLION, max(a.max() for a in arrays) / MILLION
-    return np.linspace(low, high, BINS + 1).tolist() if high > low else [low * 0.99, low * 1.01]
+    if not high > low:
+        return [low * 0.99, low * 1.01]
+    edges = np.linspace(low, high, BINS + 1)
+    for limit in (limit / MILLION for limit in limits if low < limit / MILLION < high):
+        edges[1 + np.abs(edges[1:-1] - limit).argmin()] = limit
+    return np.unique(edges).tolist()
 
 
 def _margin(axes: Axes, values: np.ndarray, edges: list[float], way: Literal["vertical", "horizontal"], colour: str,
