@@ -175,6 +175,7 @@ class HoldoutConfig(Section):
 
     calibration: int | None = Field(default=None, ge=0, description="none: 2000, at most a twentieth of the training images")
     validation: int | None = Field(default=None, ge=0, description="none: 5000, at most a tenth of the training images")
+    augment: bool = Field(default=True, description="vary calibration images as training does; false: prepared as for validation")
 
 
 class Records(Section):

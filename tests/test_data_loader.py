@@ -297,6 +297,10 @@ def test_folders_keep_the_same_promises(photos):
     images, labels = decode_images(folder, kept, options["preprocessing"])
     assert sorted(image.tobytes() for image in data.asnumpy()) == sorted(image.tobytes() for image in images)
     assert sorted(label.asnumpy()) == sorted(labels)
+    varied, _ = next(iter(train_loader(folder, epoch=0, exclude=(2, 20), **{**options, "batch_size": 22})))
+    same, again = decode_images(folder, kept, options["preprocessing"], augment=options["augment"], seed=1)
+    assert sorted(image.tobytes() for image in varied.asnumpy()) == sorted(image.tobytes() for image in same)
+    assert (again == labels).all() and not (same == images).all(axis=(1, 2, 3)).any()
     assert folder.classes == ("a", "b") and folder.counts == {"train": 24, "val": 24}
 
 

@@ -17,6 +17,7 @@ from oneshot_nas.arch import read_arch_file, read_archs
 from oneshot_nas.cli._found import run_name
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import dump_recipe
+from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.loader import decode_images
 from oneshot_nas.indicators.accuracy import _chosen, load_evaluator
 from oneshot_nas.train.loop import train
@@ -124,7 +125,8 @@ def test_weights_that_classify_nothing_are_told(road, capsys, tmp_path, zero_wei
     out, err = capsys.readouterr()
     assert "top1 0.0000" in out
     assert "warning: not one image was classified rightly" in err and f"look at the training of {folder}" in err
-    assert call("search", "--supernet", folder, "--out", tmp_path / "s", "--algorithm", "random", "--budget", 2, "--repeats", 1) == 0
+    words = ["--algorithm", "random", "--budget", 2, "--repeats", 1]
+    assert call("search", "--supernet", folder, "--out", tmp_path / "s", *words) == 0
     assert "warning: not one image was classified rightly" in capsys.readouterr().err
 
 
@@ -190,7 +192,7 @@ def test_export_is_read_back_and_compared(road, capsys, tmp_path, source):
             about = json.loads((tmp_path / "network-0000.params.json").read_text())["statistics"]
             run = load_supernet(road / "supernet")
             assert about == {"weights": run.digest, "list": "holdout.calibration of the supernet.json", "seed": 0, "images": 8,
-                             "method": "population"}
+                             "augment": True, "method": "population"}
         for weights, told in (("real", result), ("randomised", result["randomised"])):
             figures = f"max abs diff {told['max_abs_diff']:.3g}, outputs' std {told['std']:.3g}"
             assert any(f"{weights} weights" in check and figures in check for check in result["checks"])
@@ -216,7 +218,25 @@ def test_a_subnet_is_exported_with_the_statistics_it_was_judged_with(road, capsy
     assert "a trained network keeps its statistics" in capsys.readouterr().err
     assert call("evaluate", *own, "--calib-images", 3, "--json") == 0
     scores = json.loads(capsys.readouterr().out)
-    assert (scores["calibration"], scores["method"]) == (3, "population")
+    assert (scores["calibration"], scores["augment"], scores["method"]) == (3, True, "population")
+
+
+def test_calibration_images_vary_as_in_training_unless_the_recipe_says_otherwise(road, tmp_path):
+    """Weights fit the statistics of the images they saw: on CIFAR-10 those of plain images cost 5 points."""
+    run = load_supernet(road / "supernet")
+    positions = run.holdout.calibration
+    plain, _ = decode_images(run.source(), positions, run.preprocessing)
+    varied, _ = decode_images(run.source(), positions, run.preprocessing, augment=make_augment("digits"), seed=run.recipe.seed)
+    assert not (plain == varied).all()
+    other = tmp_path / "supernet"
+    shutil.copytree(road / "supernet", other)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["holdout"]["augment"] = False
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    for folder, expected in ((road / "supernet", varied), (other, plain)):
+        evaluator = load_evaluator(folder)
+        assert np.array_equal(np.concatenate([batch.asnumpy() for batch in evaluator.calibration]), expected)
+        assert evaluator.about["augment"] == (folder != other)
 
 
 def test_an_unfinished_or_broken_supernet_is_told(road, capsys, tmp_path):

@@ -24,5 +24,5 @@ def tell_unfinished(folder: str) -> None:
 def tell_useless(scores: Mapping[str, float], run: str) -> None:
     """Warn on stderr when a network of a run classified not one image rightly."""
     if scores.get("top1") == 0:
-        print("warning: not one image was classified rightly, as with weights that are zero or hardly trained, or outputs that are "
-              f"not finite; look at the training of {run}", file=sys.stderr)
+        print("warning: not one image was classified rightly, as with weights that are zero or hardly trained, or outputs that "
+              f"are not finite; look at the training of {run}", file=sys.stderr)

@@ -95,11 +95,12 @@ def command(
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,
           method: str, split: str) -> tuple[Any, dict[str, Any]]:
-    """(evaluator, what it looks at: {"images": classified, "calibration": images, "method"} or {}). Raises: UserError."""
+    """(evaluator, what it looks at: {"images": classified, "calibration": images, "augment", "method"} or {})."""
     from oneshot_nas.cli.search import INDICATORS
 
     chosen = INDICATORS[indicator]
     if chosen.images:
         evaluator = chosen.load()(supernet, calib_images, val_images, method=method, split=split)
-        return evaluator, {"images": evaluator.images, "calibration": evaluator.about["calibration"], "method": method}
+        about = {name: evaluator.about[name] for name in ("calibration", "augment", "method")}
+        return evaluator, {"images": evaluator.images, **about}
     return chosen.load()(supernet, **({"base_weights": base_weights} if base_weights else {})), {}

@@ -87,11 +87,7 @@ def train_loader(
     batches = batches_per_epoch(len(kept), batch_size)
     order = kept[shuffled(len(kept), seed, epoch)][: batches * batch_size]
 
-    def prepare(positions: np.ndarray, out: np.ndarray) -> None:
-        for position, draws, row in zip(positions.tolist(), draw(seed, epoch, positions).tolist(), out, strict=True):
-            normalise(augment_image(read_image(images, position), augment, preprocessing, draws), row)
-
-    normalise = normaliser(preprocessing)
+    prepare = _for_training(images, preprocessing, augment, seed, epoch)
     return _loader(images, order, prepare, batch_size, preprocessing, threads, dtype)
 
 
@@ -118,8 +114,12 @@ def decode_images(
     *,
     threads: int = 2,
     part: str = "train",
+    augment: Augment | None = None,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (images, labels) at `positions`: float32 (N, 3, H, W), exactly what `val_loader` gives for them, and int64 (N,).
+
+    With `augment` they vary as `train_loader` lets them in epoch 0 of `seed`.
 
     Raises: UserError naming an image that cannot be decoded or a position outside the part.
     """
@@ -130,7 +130,10 @@ def decode_images(
         raise UserError(f"position {outside[0]} is outside the {len(images)} {part} images")
     if not len(order):
         return np.empty((0, 3, preprocessing.input_size, preprocessing.input_size), np.float32), order
-    prepare = _for_evaluation(images, preprocessing)
+    if augment is None:
+        prepare = _for_evaluation(images, preprocessing)
+    else:
+        prepare = _for_training(images, preprocessing, augment, seed, epoch=0)
     (data,) = _filled(prepare, order, len(order), preprocessing.input_size, threads, _private)
     return data, images.labels[order].astype(np.int64)
 
@@ -163,6 +166,16 @@ def _for_evaluation(images: Images, preprocessing: Preprocessing) -> Prepare:
     def prepare(positions: np.ndarray, out: np.ndarray) -> None:
         for position, row in zip(positions.tolist(), out, strict=True):
             normalise(fit(read_image(images, position), preprocessing), row)
+
+    return prepare
+
+
+def _for_training(images: Images, preprocessing: Preprocessing, augment: Augment, seed: int, epoch: int) -> Prepare:
+    normalise = normaliser(preprocessing)
+
+    def prepare(positions: np.ndarray, out: np.ndarray) -> None:
+        for position, draws, row in zip(positions.tolist(), draw(seed, epoch, positions).tolist(), out, strict=True):
+            normalise(augment_image(read_image(images, position), augment, preprocessing, draws), row)
 
     return prepare
 

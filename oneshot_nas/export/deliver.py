@@ -88,7 +88,8 @@ def from_supernet(folder: str, archs: Iterable[Arch], calib_images: int | None =
     evaluator = load_evaluator(folder, calib_images, method=method)
     preprocessing = Preprocessing.from_json(run.about["preprocessing"])
     statistics = {"weights": evaluator.about["weights"], "list": "holdout.calibration of the supernet.json",
-                  "seed": run.about.get("holdout_seed"), "images": evaluator.about["calibration"], "method": method}
+                  "seed": run.about.get("holdout_seed"), "images": evaluator.about["calibration"],
+                  "augment": evaluator.about["augment"], "method": method}
     for arch in checked:
         net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
         yield Delivery(net, {"arch": arch.to_json()}, preprocessing, statistics=statistics)

@@ -16,6 +16,9 @@ from mxnet.gluon import Block
 from mxnet.ndarray import NDArray
 
 from oneshot_nas.arch import Arch, Space
+from oneshot_nas.config import Recipe
+from oneshot_nas.data.augment import make_augment
+from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.loader import Loader, decode_images, val_loader
 from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
@@ -40,6 +43,17 @@ def batch_sizes(side: int) -> tuple[int, int]:
     calibration, validation = (2 ** max(0, min(BATCH, pixels // side**2).bit_length() - 1)
                                for pixels in (CALIBRATION_PIXELS, VALIDATION_PIXELS))
     return calibration, validation
+
+
+def calibration_images(source: Source, positions: Sequence[int], preprocessing: Preprocessing, recipe: Recipe) -> np.ndarray:
+    """Training images (n, 3, H, W) at `positions` to take BatchNorm statistics from, varied as in the training of the recipe.
+
+    Weights fit the statistics of the images they were trained on: those of CIFAR-10 images without the black borders that random
+    crops have cost 5 points of top-1 (docs/results.md). SPOS and AttentiveNAS calibrate on augmented images too; with
+    `holdout.augment` false they are prepared as for validation, as the MXNet predecessor does.
+    """
+    augment = make_augment(recipe.augment.kind, recipe.augment.changes) if recipe.holdout.augment else None
+    return decode_images(source, positions, preprocessing, augment=augment, seed=recipe.seed)[0]
 
 
 def make_evaluator(net: Supernet, calibration: np.ndarray, images: np.ndarray, labels: np.ndarray, context: mx.Context,
@@ -137,9 +151,9 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     run = load_supernet(supernet_run)
     source = run.source()
     calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
-    fixed, _ = decode_images(source, calibration, run.preprocessing)
+    fixed = calibration_images(source, calibration, run.preprocessing, run.recipe)
     about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
-             "calibration": len(calibration), "method": method, "seed": seed}
+             "calibration": len(calibration), "augment": run.recipe.holdout.augment, "method": method, "seed": seed}
     if split == "val":
         return _final_evaluator(run, fixed, source, about)
     validation = _chosen(run.holdout.validation, val_images, "validation", 0)

@@ -106,7 +106,7 @@ def distribution(samples: Mapping[str, Costs], title: str = "") -> Figure:
 
 
 def _edges(arrays: list[np.ndarray], limits: list[float]) -> list[float]:
-    """Bin edges, in millions, that all samples share; a limit between them is an edge, so that no bin lies on both sides of it."""
+    """Bin edges, in millions, that all samples share; a limit between them is an edge too."""
     low, high = min(a.min() for a in arrays) / MILLION, max(a.max() for a in arrays) / MILLION
     if not high > low:
         return [low * 0.99, low * 1.01]

@@ -23,7 +23,7 @@ from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.loader import decode_images, val_loader
 from oneshot_nas.data.source import Source
 from oneshot_nas.errors import UserError
-from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, make_evaluator
+from oneshot_nas.indicators.accuracy import Evaluator, accuracy_of, calibration_images, make_evaluator
 from oneshot_nas.indicators.predictor import load as load_predictor
 from oneshot_nas.indicators.predictor import translation
 from oneshot_nas.nets.fixed import Network, fixed_network, resolution_inside
@@ -236,7 +236,7 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, over: Space, preproces
 
     def validate() -> dict[str, float]:
         if not kept:
-            fixed, _ = decode_images(source, holdout.calibration[:PROBE_CALIBRATION], preprocessing)
+            fixed = calibration_images(source, holdout.calibration[:PROBE_CALIBRATION], preprocessing, recipe)
             images, labels = decode_images(source, holdout.validation[:PROBE_VALIDATION], preprocessing)
             kept.append(make_evaluator(net, fixed, images, labels, contexts[0], {}))
         scores = {name: kept[0](archs[name]) for name in track(archs, "validating", unit="network")}
