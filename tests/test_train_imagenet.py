@@ -85,6 +85,14 @@ def test_depthwise_kernels_start_as_the_flag_says():
         recipe("--model oneshot --operator-warmup 3")
 
 
+def test_the_images_of_a_supernets_search_are_as_the_flags_say():
+    flags = "--model ShuffleNas --calibration-images 10 --search-images 20"
+    assert recipe(flags).holdout.model_dump() == {"calibration": 10, "validation": 20, "augment": True}
+    assert recipe(f"{flags} --plain-calibration").holdout.augment is False
+    with pytest.raises(UserError, match="--plain-calibration is for ShuffleNas"):
+        recipe("--model oneshot --plain-calibration")
+
+
 def test_flags_are_taken_with_underscores_too():
     assert recipe("--model ShuffleNas --use_se --num_epochs=5").options["se"] is True
     assert recipe("--model ShuffleNas --use_se --num_epochs=5").epochs == 5

@@ -102,6 +102,8 @@ def parser() -> Parser:
     add("--reduced-dataset-scale", type=float, default=1, help="an epoch has 1/N of its steps")
     add("--calibration-images", type=int,
         help="training images kept to recalibrate BatchNorm of the supernet's candidates; 2000, at most 1/20, unless given")
+    add("--plain-calibration", action="store_true",
+        help="prepare the former as for validation, as the predecessor does, in place of varying them as in training")
     add("--search-images", type=int,
         help="training images kept to compare the supernet's candidates; 5000, at most 1/10, unless given")
 

@@ -61,7 +61,7 @@ def save_dir(args: Namespace) -> str:
 ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "operator_warmup", "ignore_first_two_cs",
                   "train_constraint_method", "train_upper_constraints", "train_bottom_constraints", "calibration_images",
-                  "search_images")),
+                  "plain_calibration", "search_images")),
     ("arch", ("block_choices", "channel_choices")),
     ("supernet or arch", ("channels_layout", "last_conv_after_pooling", "use_se")),
     ("zoo or gluoncv", ("use_pretrained",)),
@@ -115,7 +115,7 @@ def _model(args: Namespace) -> dict[str, Any]:
                 "layout": LAYOUTS[args.channels_layout or "OneShot"], "classifier_bias": True}
     if kind == "arch":
         return {"arch": _arch(args, options)}
-    holdout = {"calibration": args.calibration_images, "validation": args.search_images}
+    holdout = {"calibration": args.calibration_images, "validation": args.search_images, "augment": not args.plain_calibration}
     return {"space": SPACE, "options": options, "sampler": _sampler(args), "holdout": holdout}
 
 
