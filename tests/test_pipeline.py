@@ -126,8 +126,9 @@ def test_weights_that_classify_nothing_are_told(road, capsys, tmp_path, zero_wei
     assert "top1 0.0000" in out
     assert "warning: not one image was classified rightly" in err and f"look at the training of {folder}" in err
     words = ["--algorithm", "random", "--budget", 2, "--repeats", 1]
-    assert call("search", "--supernet", folder, "--out", tmp_path / "s", *words) == 0
-    assert "warning: not one image was classified rightly" in capsys.readouterr().err
+    for form in ([], ["--json"]):
+        assert call("search", "--supernet", folder, "--out", tmp_path / "s", *words, *form) == 0
+        assert "warning: not one image was classified rightly" in capsys.readouterr().err
 
 
 def test_sound_weights_are_not_warned_of(road, capsys):

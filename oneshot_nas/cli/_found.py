@@ -50,10 +50,10 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     if found:
         write_text(run.path / FAMILY, "".join(found))
     write_json(run.result, "search-result", result)
+    tell_useless(best.scores, supernet)
     if json_:
         print(json.dumps(read_json(run.result, "search-result")))
         return
-    tell_useless(best.scores, supernet)
     if not ending.complete:
         print(f"the search ended early: {ending.reason}", file=sys.stderr)
     print("\n".join(table(result, line(best))))

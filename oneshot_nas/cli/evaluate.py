@@ -95,7 +95,10 @@ def command(
 
 def _load(supernet: str, indicator: str, base_weights: str | None, calib_images: int | None, val_images: int | None,
           method: str, split: str) -> tuple[Any, dict[str, Any]]:
-    """(evaluator, what it looks at: {"images": classified, "calibration": images, "augment", "method"} or {})."""
+    """(evaluator, what it looks at: {"images": classified, "calibration": images, "augment", "method"} or {}).
+
+    Raises: UserError.
+    """
     from oneshot_nas.cli.search import INDICATORS
 
     chosen = INDICATORS[indicator]
