@@ -37,7 +37,7 @@ def main() -> None:
     ours.initialize()
     masked.finish(space, (1, *shape[1:]))
     halves = [[images[i % 2] for i in range(count)] for _ in range(2)]
-    evaluator = Evaluator(ours, *halves, [labels] * count, {})
+    evaluator = Evaluator(ours, halves[0], {}, validation=halves[1], labels=[labels] * count)
     archs = [space.sample(random.Random(i)) for i in range(given.pairs + 1)]
 
     def baseline(i: int) -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     rate = machine_rate()
     figures = {"images": 2 * count * given.batch, "mean_macs": macs, "floor_seconds": 2 * count * given.batch * macs / rate}
     if given.memory:
-        small = Evaluator(ours, evaluator.calibration[:1], evaluator.validation[:1], [labels], {})
+        small = Evaluator(ours, evaluator.calibration[:1], {}, validation=evaluator.validation[:1], labels=[labels])
         memory = []
         for i in range(given.memory):
             small(space.sample(random.Random(1000 + i)))

@@ -105,6 +105,13 @@ class Recipe(Section):
             raise ValueError("'allowed' narrows the space of a supernet; a fixed network has no choices left")
         if self.arch is not None:
             read_arch(self.arch)
+            if self.options:
+                raise ValueError("'options' are of a space or a model; an architecture has its own, inside 'arch'")
+        if self.model is not None:
+            for name in ("classes", "input_size"):
+                value = self.options.get(name, 1)
+                if type(value) is not int or value < 1:
+                    raise ValueError(f"'options.{name}' = {value!r}: a whole number above 0 is needed")
         if self.dtype == "float16" and self.device == "cpu":
             raise ValueError("dtype float16 needs device gpu: MXNet has no half-precision convolution on the CPU")
         if self.dtype == "float16" and self.space is not None:
@@ -182,8 +189,12 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
         _override(content, override)
     if arch is not None:
         for key in (override.partition("=")[0] for override in overrides):
-            if key.partition(".")[0] in SUPERNETS:
+            section = key.partition(".")[0]
+            if section in SUPERNETS:
                 raise UserError(f"--set {key} is about a supernet; with an architecture its own network is trained, leave it out")
+            if section in ("options", "model"):
+                raise UserError(f"--set {key} would change the network, which the architecture fixes; leave it out, or make "
+                                "another architecture: oneshot-nas arch FILE --option NAME=VALUE")
         content = {key: value for key, value in content.items() if key not in ("options", "model", *SUPERNETS)}
         content["arch"] = arch
     if isinstance(content.get("allowed"), str):

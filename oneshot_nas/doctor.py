@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from oneshot_nas.errors import UserError
+from oneshot_nas.errors import INSTALL_EXTRA, UserError
 from oneshot_nas.threads import configure_threads, import_mxnet, usable_cores, usable_memory
 
 PACKAGES = (
@@ -21,7 +21,6 @@ PACKAGES = (
     "optuna-dashboard", "torch",
 )
 CORE = ("gluoncv", "scikit-learn", "matplotlib", "optuna", "pydantic", "typer", "PyYAML", "portalocker", "tensorboardX")
-EXTRA = "pip install -c constraints.txt -e '.[{}]' in the checkout"
 GIB = 2**30
 
 
@@ -110,12 +109,12 @@ def extra_problems(versions: dict[str, str | None]) -> Iterator[Problem]:
     missing = [name for name in ("onnx", "onnxruntime", "safetensors") if versions[name] is None]
     if missing:
         why = f"not installed: {', '.join(missing)}"
-        yield Problem("ONNX export, weights as .safetensors", why, EXTRA.format("onnx"))
+        yield Problem("ONNX export, weights as .safetensors", why, INSTALL_EXTRA.format("onnx"))
     if release(versions["onnx"]) >= (1, 19):
         why = f"onnx {versions['onnx']} lacks onnx.mapping, which MXNet uses"
         yield Problem("ONNX export", why, "pip install 'onnx>=1.18,<1.19'")
     if versions["optuna-dashboard"] is None:
-        yield Problem("the command dashboard", "optuna-dashboard is not installed", EXTRA.format("dashboard"))
+        yield Problem("the command dashboard", "optuna-dashboard is not installed", INSTALL_EXTRA.format("dashboard"))
     if versions["torch"] is None:
         yield Problem("convert from .pth files", "torch is not installed",
                       "pip install torch, or save the state dict as .npz or .safetensors elsewhere")

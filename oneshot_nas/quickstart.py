@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,27 +64,35 @@ def call(command: list[str]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def steps(out: Path, given: Namespace) -> list[tuple[str, list[str]]]:
-    """(title, command) of every step, in order."""
+def steps(out: Path, given: Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Yield (title, command) of every step, in order; each is asked for when those before it are done."""
     data, supernet, search, retrain = (str(out / name) for name in ("data", "supernet", "search", "retrain"))
     seed = str(given.seed)
-    found: list[tuple[str, list[str]]] = []
     if not (out / "data" / "dataset.json").exists():
-        found.append(("Pack 1,797 real images of handwritten digits", ["data", "digits", data]))
-    found += [
-        ("Train a supernet: one set of weights for every architecture",
-         ["train", "--recipe", shell.recipe("digits_supernet"), "--set", f"data={data}", "--set", f"seed={seed}",
-          "--out", supernet]),
-        ("Search it by evolution under a FLOPs limit",
-         ["search", "--supernet", supernet, "--out", search, "--algorithm", "evolution", "--budget", str(given.budget),
-          "--population", str(given.population), "--flops", given.flops, "--seed", seed]),
-        ("Train the winner from scratch on all training images",
-         ["train", "--recipe", shell.recipe("digits_retrain"), "--arch", str(out / "search" / "arch.json"),
-          "--set", f"data={data}", "--set", f"seed={seed}", "--out", retrain]),
-        ("Export it; each file is read back and compared",
-         ["export", "--run", retrain, "--format", "symbol,onnx", "--out", str(out / "export")]),
-    ]
-    return found + [(f"Draw {name}", ["plot", str(out / name)]) for name in ("supernet", "search", "retrain")]
+        yield "Pack 1,797 real images of handwritten digits", ["data", "digits", data, "--seed", seed]
+    yield ("Train a supernet: one set of weights for every architecture",
+           ["train", "--recipe", shell.recipe("digits_supernet"), "--set", f"data={data}", "--set", f"seed={seed}",
+            "--out", supernet])
+    yield ("Search it by evolution under a FLOPs limit",
+           ["search", "--supernet", supernet, "--out", search, "--algorithm", "evolution", "--budget", str(given.budget),
+            "--population", str(given.population), "--flops", given.flops, "--seed", seed])
+    _keep_other_winner(out)
+    yield ("Train the winner from scratch on all training images",
+           ["train", "--recipe", shell.recipe("digits_retrain"), "--arch", str(out / "search" / "arch.json"),
+            "--set", f"data={data}", "--set", f"seed={seed}", "--out", retrain])
+    yield ("Export it; each file is read back and compared",
+           ["export", "--run", retrain, "--format", "symbol,onnx", "--out", str(out / "export")])
+    for name in ("supernet", "search", "retrain"):
+        yield f"Draw {name}", ["plot", str(out / name)]
+
+
+def _keep_other_winner(out: Path) -> None:
+    """Move the network of an earlier winner out of the way when a longer search has found a better one."""
+    retrain, winner = out / "retrain", out / "search" / "arch.json"
+    if (retrain / "arch.json").exists() and _read(retrain / "arch.json")["choices"] != _read(winner)["choices"]:
+        kept = next(path for number in count(1) if not (path := out / f"retrain-{number}").exists())
+        retrain.rename(kept)
+        print(f"\nthe search has found another winner; the network trained before is kept in {kept}", flush=True)
 
 
 def table(out: Path) -> str:

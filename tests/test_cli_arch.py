@@ -349,6 +349,18 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("lines", "code"), [("out", 0), ("err", 1)])
+def test_work_whose_progress_nobody_reads_any_more_has_not_succeeded(lines, code):
+    program = (f"import sys\nfrom oneshot_nas.cli.main import exit_code\n"
+               f"def work():\n    while True:\n        print('a line', file=sys.std{lines}, flush=True)\n"
+               "sys.exit(exit_code(work))")
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **{f"std{lines}": subprocess.PIPE})
+    pipe = getattr(process, f"std{lines}")
+    assert pipe.readline() == b"a line\n"
+    pipe.close()
+    assert process.wait(timeout=60) == code
+
+
 def test_control_c_while_working(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "oneshot_nas", "sample", "spos_shufflenet", "-n", "100000000"],

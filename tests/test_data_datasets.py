@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from oneshot_nas import shell
 from oneshot_nas.cli.data import app
 from oneshot_nas.config import read_recipe
+from oneshot_nas.data import packers
 from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.datasets import check, dataset_from_files, load_dataset
 from oneshot_nas.data.folder import SUFFIXES
@@ -199,7 +201,7 @@ def test_bare_records_get_their_class_count_from_the_labels(tmp_path):
     assert dataset.classes == ("0", "1", "2", "3") and dataset.train_counts == (1, 1, 2, 0) and dataset.val_counts == (0, 0, 0, 1)
     assert dataset.mean == IMAGENET_MEAN and dataset.image_size == (8, 8)
     assert load_dataset(tmp_path / "train.rec").class_count == 3
-    with pytest.raises(UserError, match="5 classes were asked for.*has 4; ask for 4 .--set options.classes=4; for an arch.json"):
+    with pytest.raises(UserError, match="5 classes were asked for.*has 4; ask for 4 .--set options.classes=4; train_imagenet.py"):
         load_dataset(tmp_path, class_count=5)
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
     assert load_dataset(tmp_path, class_count=5).classes == tuple("abcde")
@@ -303,6 +305,41 @@ def test_a_failure_leaves_the_folder_as_it_was_and_the_next_try_succeeds(photos,
     with pytest.raises(UserError, match="--skip-bad"):
         pack_folder(photos, out, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept and load_dataset(out) == before
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_kill_while_the_files_move_in_leaves_no_half_data_set(photos, tmp_path, monkeypatch, moved):
+    out, real, calls = tmp_path / "out", packers.os.replace, []
+    pack_folder(photos, out, val_ratio=0.5)
+
+    def replace(source, target):
+        if Path(target).parent == out:
+            if len(calls) == moved:
+                raise KeyboardInterrupt
+            calls.append(target)
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packers.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(photos, out, val_ratio=0.2, overwrite=True)
+    with pytest.raises(UserError, match="out was interrupted just before its end; repeat that `oneshot-nas data` command"):
+        load_dataset(out)
+    pack_folder(photos, out, val_ratio=0.2, overwrite=moved % 2 == 0)
+    assert load_dataset(out).train_counts == (10, 8) and not (out / packers.PACKING).exists()
+    with pytest.raises(UserError, match="already there"):
+        pack_folder(photos, out, val_ratio=0.2)
+
+
+def test_check_as_json_says_that_records_and_dataset_json_disagree(digits, tmp_path):
+    folder = shutil.copytree(digits[0], tmp_path / "copy")
+    about = json.loads((folder / "dataset.json").read_text())
+    about["train"]["per_class"][0] += 1
+    (folder / "dataset.json").write_text(json.dumps(about))
+    result = CliRunner().invoke(app, ["check", str(folder), "--json"])
+    told = json.loads(result.stdout)
+    assert isinstance(result.exception, UserError) and told["ok"] is False and told["error"] == str(result.exception)
+    assert "differ in their images per class" in told["error"] and [len(file["bad"]) for file in told["files"]] == [0, 0]
 
 
 def test_preprocessing_goes_through_json_and_refuses_nonsense():

@@ -71,8 +71,16 @@ def test_asking_for_too_many_says_how_many_there_are():
 
 
 def test_a_holdout_of_another_training_set_is_refused():
+    made = split_holdout(LABELS, 4, 4, 0)
+    made.check(LABELS.astype(np.float32))
+    again = Holdout.from_json(json.loads(json.dumps(made.to_json())))
+    assert again == made
     with pytest.raises(UserError, match="40 records, this one has 41"):
-        split_holdout(LABELS, 4, 4, 0).check(41)
+        again.check(np.arange(41))
+    with pytest.raises(UserError, match="in another order, or with other labels; use the same data set"):
+        again.check(LABELS[::-1])
+    older = {name: value for name, value in made.to_json().items() if name != "labels"}
+    Holdout.from_json(older).check(LABELS[::-1])  # files of earlier versions do not know
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,7 @@ def test_newer_onnx_without_mapping_works_and_stays_without(net, tmp_path, monke
 @pytest.mark.parametrize("module", ["onnx", "onnxruntime"])
 def test_missing_extra_says_what_to_install(net, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"'{module}', which is not installed; .* pip install oneshot_nas\[onnx\]"):
+    with pytest.raises(UserError, match=rf"'{module}', which is not installed; pip install .* -e '.\[onnx\]' in the checkout"):
         read_onnx(export_onnx(net, tmp_path / "x.onnx", SHAPE))
 
 

@@ -240,6 +240,35 @@ def test_calibration_images_vary_as_in_training_unless_the_recipe_says_otherwise
         assert evaluator.about["augment"] == (folder != other)
 
 
+def test_what_needs_no_validation_images_works_without_them(road, tmp_path, monkeypatch):
+    """Export and a start from the supernet recalibrate only: they neither need nor decode the validation list."""
+    folder = tmp_path / "supernet"
+    shutil.copytree(road / "supernet", folder)
+    about = json.loads((folder / "supernet.json").read_text())
+    about["holdout"]["validation"] = []
+    (folder / "supernet.json").write_text(json.dumps(about))
+    arch = road / "search" / "arch.json"
+    assert call("evaluate", "--supernet", folder, "--arch", arch) == 2
+    assert call("evaluate", "--supernet", folder, "--arch", arch, "--split", "val") == 0
+    assert call("export", "--supernet", folder, "--arch", arch, "--format", "symbol", "--out", tmp_path / "export") == 0
+    assert call("train", "--recipe", road / "retrain.yaml", "--arch", arch, "--from-supernet", folder, "--set", "epochs=1",
+                "--out", tmp_path / "tuned") == 0
+
+
+def test_what_the_architecture_fixes_cannot_be_set_beside_it(road, capsys, tmp_path):
+    words = ["train", "--recipe", road / "retrain.yaml", "--arch", road / "search" / "arch.json", "--out", tmp_path / "run"]
+    for change in ("options.input_size=32", "options.se=true", "model=oneshot"):
+        assert call(*words, "--set", change) == 2
+        key = change.partition("=")[0]
+        assert f"--set {key} would change the network, which the architecture fixes" in capsys.readouterr().err
+    recipe = yaml.safe_load((road / "retrain.yaml").read_text()) | {"options": {"classes": 4}}
+    del recipe["model"]
+    recipe["arch"] = json.loads((road / "search" / "arch.json").read_text())
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(recipe))
+    assert call("train", "--recipe", tmp_path / "both.yaml", "--out", tmp_path / "run") == 2
+    assert "'options' are of a space or a model; an architecture has its own, inside 'arch'" in capsys.readouterr().err
+
+
 def test_an_unfinished_or_broken_supernet_is_told(road, capsys, tmp_path):
     folder = tmp_path / "supernet"
     shutil.copytree(road / "supernet", folder)

@@ -129,7 +129,7 @@ def test_wrong_use(net, images):
 def test_the_evaluator_gives_the_accuracy_of_the_recalibrated_network(net, images):
     arch = SPACE.sample(random.Random(9))
     labels = [nd.array(np.arange(len(x)) % 10) for x in images]
-    scores = Evaluator(net, images, images, labels, {})(arch)
+    scores = Evaluator(net, images, {}, validation=images, labels=labels)(arch)
     network = recalibrate(inherit(net, arch), images)
     expected = accuracy_of(network, zip(images, labels, strict=True), mx.cpu())
     assert {"top1": scores["top1"], "top5": scores["top5"]} == expected

@@ -290,4 +290,4 @@ def test_the_dashboard_shows_the_search(capsys):
 def test_a_missing_dashboard_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     assert run(["dashboard", "found"]) == 2
-    assert "install the extra 'dashboard'" in error_of(capsys)
+    assert "pip install -c constraints.txt -e '.[dashboard]' in the checkout adds it" in error_of(capsys)

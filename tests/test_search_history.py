@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.analytic import cost
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.search import storage as storages
 from oneshot_nas.search.history import History, read_history, start_history, worker_alive, worker_name
 from oneshot_nas.search.loop import run_search
 from oneshot_nas.search.pareto import pareto_front
@@ -105,6 +106,16 @@ def test_any_folder_name_works(tmp_path, name):
     run_search(task, evaluate, start_history(task, url, one_machine=True), progress=False)
     assert len(read_history(url).candidates) == 1
     assert (tmp_path / name / "study.db").is_file()
+
+
+def test_who_may_only_read_a_folder_sees_what_the_write_ahead_log_holds(url, tmp_path, monkeypatch):
+    history = start_history(TASK, url, one_machine=True)
+    run_search(TASK, evaluate, history, progress=False)
+    assert (tmp_path / "study.db-wal").stat().st_size
+    real = os.access
+    monkeypatch.setattr(storages.os, "access", lambda path, mode: real(path, mode) and Path(path) != tmp_path)
+    seen = read_history(url)
+    assert [candidate.arch for candidate in seen.candidates] == [candidate.arch for candidate in history.candidates]
 
 
 def test_the_first_claim_wins_and_the_other_is_withdrawn():

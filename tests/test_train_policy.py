@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oneshot_nas.data.augment import DRAWS, augment_image, draw, make_augment
+from oneshot_nas.data.augment import ALL_DRAWS, augment_image, draw, make_augment
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.policy import AUTO, OPERATORS, POLICY_DRAWS, auto_augment, rand_augment
 from oneshot_nas.errors import UserError
@@ -62,7 +62,7 @@ def test_policies_are_functions_of_their_numbers_and_every_part_is_reached():
 
 def test_a_recipe_asks_for_a_policy_and_the_other_numbers_stay_what_they_were():
     numbers = draw(3, 1, np.arange(50))
-    assert numbers.shape == (50, DRAWS + POLICY_DRAWS)
+    assert numbers.shape == (50, ALL_DRAWS)
     plain, auto, rand = (make_augment("small", {"policy": policy}) for policy in ("none", "auto", "rand"))
     preprocessing = Preprocessing(16)
     outs = [[augment_image(IMAGE, augment, preprocessing, row) for row in numbers] for augment in (plain, auto, rand)]
@@ -76,7 +76,27 @@ def test_a_recipe_asks_for_a_policy_and_the_other_numbers_stay_what_they_were():
     ({"policy": "fast"}, "augmentation policy 'fast' is not one of"),
     ({"layers": 9}, "layers 9 must be a whole number from 1 to 8"),
     ({"layers": 1.5}, "layers 1.5"), ({"magnitude": 11}, "magnitude 11 a level from 0 to 10"),
+    ({"cutout": -1}, "cutout -1 must be a whole number of pixels"), ({"cutout": 1.5}, "cutout 1.5"),
 ])
 def test_impossible_policies_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         make_augment("imagenet", {"policy": "rand", **changes})
+
+
+def test_cutout_blanks_a_square_around_any_pixel_with_the_mean_colour():
+    preprocessing = Preprocessing(IMAGE.shape[0], crop_ratio=1, mean=(10, 20, 30), channels="BGR")
+    before = IMAGE.copy()
+    masks = []
+    for row in draw(3, 1, np.arange(2000)):
+        plain, cut = (augment_image(IMAGE, make_augment("none", {"cutout": side}), preprocessing, row) for side in (0, 6))
+        assert np.array_equal(plain, IMAGE)
+        mask = (cut == (30, 20, 10)).all(axis=2)
+        assert np.array_equal(cut[~mask], IMAGE[~mask])
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # a rectangle
+        assert max(len(rows), len(columns)) <= 6 and min(len(rows), len(columns)) >= 3  # its centre lies within
+        masks.append(mask)
+    assert np.array_equal(before, IMAGE)
+    often = np.mean(masks, axis=0)
+    assert often.min() > 0.01 and often[8, 8] > often[0, 0]
+    assert any(mask.sum() == 9 for mask in masks) and any(mask.sum() == 36 for mask in masks)

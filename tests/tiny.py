@@ -57,7 +57,7 @@ def fixed(data: Path, **changes) -> Recipe:
 
 def gluoncv(data: Path, **changes) -> Recipe:
     """The recipe of a GluonCV model, the quickest of all."""
-    return recipe(data, model="cifar_resnet20_v1", options={"input_size": SIZE}, **changes)
+    return recipe(data, **({"model": "cifar_resnet20_v1", "options": {"input_size": SIZE}} | changes))
 
 
 def sandwich(data: Path, **changes) -> Recipe:

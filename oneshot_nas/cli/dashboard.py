@@ -20,15 +20,14 @@ def command(
     import socket
     import sys
 
-    from oneshot_nas.errors import UserError
+    from oneshot_nas.errors import INSTALL_EXTRA, UserError
     from oneshot_nas.search.record import locate
     from oneshot_nas.search.storage import find_study, open_storage, shown
 
     try:
         from optuna_dashboard import run_server
     except ImportError as error:
-        raise UserError(f"the web view needs optuna-dashboard ({error}); install the extra 'dashboard', in the checkout with "
-                        "pip install -c constraints.txt -e '.[dashboard]'") from None
+        raise UserError(f"the web view needs optuna-dashboard ({error}); {INSTALL_EXTRA.format('dashboard')} adds it") from None
     url, study = locate(run, storage)
     opened = open_storage(url)
     number, _ = find_study(opened, study, shown(url))

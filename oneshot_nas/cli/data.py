@@ -128,17 +128,24 @@ def check(
     for rec in recs:
         names = declared_classes(rec.parent)
         reports.append(check_records(rec, class_count=len(names) if names else None, threads=threads))
-    if as_json:
-        ok = not any(report.bad for report in reports)
-        typer.echo(json.dumps({"ok": ok, "files": [asdict(report) for report in reports]}))
-    else:
-        for report in reports:
-            _show(report)
+    wrong: UserError | None = None
     bad = [f"{record} of {report.rec}: {record.reason}" for report in reports for record in report.bad]
     if bad:
         count = "1 bad record:" if len(bad) == 1 else f"{len(bad)} bad records, the first is"
-        raise UserError(f"{count} {bad[0]}; pack the data set again without {'it' if len(bad) == 1 else 'them'}")
-    load_dataset(path)
+        wrong = UserError(f"{count} {bad[0]}; pack the data set again without {'it' if len(bad) == 1 else 'them'}")
+    else:
+        try:
+            load_dataset(path)
+        except UserError as error:  # sound records that do not belong together, or to dataset.json
+            wrong = error
+    if as_json:
+        about = {"ok": wrong is None, "files": [asdict(report) for report in reports]}
+        typer.echo(json.dumps(about if wrong is None else {**about, "error": str(wrong)}))
+    else:
+        for report in reports:
+            _show(report)
+    if wrong is not None:
+        raise wrong
 
 
 def _show(report: Report) -> None:

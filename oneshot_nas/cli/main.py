@@ -14,6 +14,7 @@ import errno
 import importlib
 import os
 import pkgutil
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -121,13 +122,27 @@ def exit_code(work: Callable[[], None]) -> int:
         return done.exit_code
     except (KeyboardInterrupt, typer.Abort) as stop:
         return _tell("; ".join(("interrupted", *map(str, stop.args))), 130)
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            progress, results = _unread(sys.stderr), _unread(sys.stdout)
+            if progress or results:  # `head`, the reader of results, has seen enough; without progress, work ended half done
+                return int(progress)
         if os.environ.get("ONESHOT_NAS_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         return _tell(*_sentence(error))
+
+
+def _unread(stream: Any) -> bool:
+    """Whether `stream` is a pipe whose reader has gone; then it leads nowhere from now on."""
+    try:
+        number, poll = stream.fileno(), select.poll()
+    except (OSError, ValueError):  # no file
+        return False
+    poll.register(number, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return gone
 
 
 def _sentence(error: Exception) -> tuple[str, int]:

@@ -22,6 +22,8 @@ from oneshot_nas.errors import UserError
 TRIES = 10  # of a random crop that fits, then the centre, as in GluonCV and torchvision
 CROP_DRAWS = 8  # draws 0 to 7 are for mirror, colours and noise
 DRAWS = CROP_DRAWS + 4 * TRIES
+CUTOUT_DRAWS = 2
+ALL_DRAWS = DRAWS + POLICY_DRAWS + CUTOUT_DRAWS
 GRAY = np.array([0.299, 0.587, 0.114])
 # Principal components of ImageNet's colours, RGB in 0..255 (Krizhevsky et al. 2012, section 4.1; the values of mxnet.image)
 PCA_VALUES = np.array([55.46, 4.794, 1.148])
@@ -35,6 +37,9 @@ class Augment:
     area and ratio (width / height) are the ranges of "resized"; pad is in pixels and filled with the grey value `fill`;
     brightness, contrast and saturation are the largest relative changes; pca_noise is the standard deviation of the colour noise.
     policy "auto" is AutoAugment, "rand" RandAugment with `layers` operators of level `magnitude`, 0 to 10; see `data.policy`.
+    cutout is the side in pixels of a square that is blanked last, with the mean colour of `Preprocessing` (0 once normalised),
+    around a pixel drawn uniformly, so that part of it may lie outside; 0 for none (DeVries and Taylor 2017, arXiv 1708.04552:
+    16 on CIFAR-10).
     """
 
     crop: str = "centre"
@@ -50,6 +55,7 @@ class Augment:
     policy: str = "none"
     layers: int = 2
     magnitude: float = 9.0
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "area", tuple(self.area))
@@ -71,6 +77,9 @@ class Augment:
         if not 1 <= self.layers <= MOST_LAYERS or self.layers != int(self.layers) or not 0 <= self.magnitude <= 10:
             raise UserError(f"augmentation layers {self.layers} must be a whole number from 1 to {MOST_LAYERS}, magnitude "
                             f"{self.magnitude} a level from 0 to 10")
+        if self.cutout < 0 or self.cutout != int(self.cutout):
+            raise UserError(f"augmentation cutout {self.cutout} must be a whole number of pixels from 0")
+        object.__setattr__(self, "cutout", int(self.cutout))
 
 
 AUGMENTS = {
@@ -96,12 +105,12 @@ def make_augment(kind: str, changes: Mapping[str, Any] | None = None) -> Augment
 
 
 def draw(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
-    """Return the uniform numbers in [0, 1) of the images at `positions`: float64 (len(positions), DRAWS + POLICY_DRAWS)."""
+    """Return the uniform numbers in [0, 1) of the images at `positions`: float64 (len(positions), ALL_DRAWS)."""
     def numbers(count: int, stream: int) -> np.ndarray:
         counters = np.asarray(positions, np.int64)[:, None] * count + np.arange(count)
         return (keys(counters, derive_seed(seed, epoch, stream)) >> np.uint64(11)) * 2.0**-53
 
-    return np.concatenate([numbers(DRAWS, 1), numbers(POLICY_DRAWS, 2)], axis=1)
+    return np.concatenate([numbers(DRAWS, 1), numbers(POLICY_DRAWS, 2), numbers(CUTOUT_DRAWS, 3)], axis=1)
 
 
 def augment_image(image: np.ndarray, augment: Augment, preprocessing: Preprocessing, draws: Sequence[float]) -> np.ndarray:
@@ -113,7 +122,8 @@ def augment_image(image: np.ndarray, augment: Augment, preprocessing: Preprocess
         image = auto_augment(image, draws[DRAWS:])
     elif augment.policy == "rand":
         image = rand_augment(image, int(augment.layers), augment.magnitude, draws[DRAWS:])
-    return _recolour(image, augment, draws)
+    image = _recolour(image, augment, draws)
+    return _cut_out(image, augment.cutout, preprocessing, draws[-CUTOUT_DRAWS:]) if augment.cutout else image
 
 
 def _resized_crop(image: np.ndarray, augment: Augment, preprocessing: Preprocessing, draws: Sequence[float]) -> np.ndarray:
@@ -170,3 +180,12 @@ def _recolour(image: np.ndarray, augment: Augment, draws: Sequence[float]) -> np
     noise = PCA_VECTORS @ (augment.pca_noise * np.array(normal) * PCA_VALUES)
     matrix = bright * contrast * (saturation * np.eye(3) + (1 - saturation) * GRAY)
     return cv2.transform(image, np.column_stack([matrix, (1 - contrast) * grey + noise]))
+
+
+def _cut_out(image: np.ndarray, side: int, preprocessing: Preprocessing, draws: Sequence[float]) -> np.ndarray:
+    rows, columns = image.shape[:2]
+    top, left = int(draws[0] * rows) - side // 2, int(draws[1] * columns) - side // 2
+    image = image.copy()  # a crop may be a view of the caller's image
+    colour = np.clip(np.rint(preprocessing.reordered("RGB").mean), 0, 255)
+    image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = colour
+    return image

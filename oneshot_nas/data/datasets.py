@@ -18,6 +18,7 @@ from oneshot_nas.files import read_json, read_text
 from oneshot_nas.progress import track
 
 CLASS_FILES = ("classes.txt", "synsets.txt")
+PACKING = ".packing"  # folder inside a data set that holds what is being packed; its dataset.json comes last
 PROBED = 16
 MAX_CLASSES = 1_000_000
 
@@ -73,6 +74,8 @@ def load_dataset(path: str | os.PathLike, class_count: int | None = None) -> Dat
     Every header is verified. Raises: UserError, also when there are not `class_count` classes.
     """
     path = Path(path).expanduser()
+    if (path / PACKING / "dataset.json").is_file():
+        raise UserError(f"packing {path} was interrupted just before its end; repeat that `oneshot-nas data` command")
     recs = find_recs(path)
     about = path / "dataset.json"
     if not about.is_file():
@@ -139,13 +142,18 @@ def dataset_from_files(
     classes = tuple(classes) if classes is not None else tuple(str(label) for label in range(found))
     if class_count is not None and class_count != len(classes):
         raise UserError(
-            f"{class_count} classes were asked for, {present[0].rec} has {len(classes)}; ask for {len(classes)} "
-            f"(--set options.classes={len(classes)}; for an arch.json: oneshot-nas arch FILE --option classes={len(classes)}), "
+            f"{class_count} classes were asked for, {present[0].rec} has {len(classes)}; {as_many(len(classes))}, "
             "or name all classes in a classes.txt beside it, one a line"
         )
     (rec, idx), (other_rec, other_idx) = ((None, None) if index is None else (index.rec, index.idx) for index in indices)
     counts, other_counts = (_counts(index, len(classes)) for index in indices)
     return Dataset(classes, rec, idx, other_rec, other_idx, mean, std, counts, other_counts, _common_size(present))
+
+
+def as_many(classes: int) -> str:
+    """What to do where another number of classes was asked for than the data set has."""
+    return (f"ask for {classes} (--set options.classes={classes}; train_imagenet.py --num-classes {classes}; for an arch.json: "
+            f"oneshot-nas arch FILE --option classes={classes})")
 
 
 @dataclass(frozen=True)

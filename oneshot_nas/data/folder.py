@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oneshot_nas.data.datasets import as_many
 from oneshot_nas.data.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from oneshot_nas.errors import UserError
 
@@ -78,7 +79,7 @@ def load_folder(root: str | os.PathLike, class_count: int | None = None) -> Imag
     if "val" not in parts:
         raise UserError(f"{root} needs the folders train and val; or split it into records: oneshot-nas data folder {root} OUT")
     if class_count is not None and class_count != len(classes):
-        raise UserError(f"{class_count} classes were asked for, {root} has {len(classes)} class folders")
+        raise UserError(f"{class_count} classes were asked for, {root} has {len(classes)} class folders; {as_many(len(classes))}")
     return ImageFolder(tuple(classes), parts["train"], parts["val"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from oneshot_nas.errors import UserError
 class Holdout:
     """Positions of the training set that recalibrate (`calibration`) and judge (`validation`) candidates; disjoint, in key order.
 
-    `records` is the size of the training set they belong to. Key order mixes the classes, so that batches of it are balanced too.
+    `records` is the size of the training set they belong to, `labels` a digest of its labels in order (None: not known). Key
+    order mixes the classes, so that batches of it are balanced too.
     """
 
     calibration: tuple[int, ...]
     validation: tuple[int, ...]
     records: int
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         positions = [*self.calibration, *self.validation]
@@ -39,27 +42,35 @@ class Holdout:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that `from_json` reads."""
-        return {"records": self.records, "calibration": list(self.calibration), "validation": list(self.validation)}
+        known = {} if self.labels is None else {"labels": self.labels}
+        return {"records": self.records, **known, "calibration": list(self.calibration), "validation": list(self.validation)}
 
     @staticmethod
     def from_json(content: Any) -> Holdout:
         """Return the hold-out of a JSON object written by `to_json`. Raises: UserError."""
         names = {"records", "calibration", "validation"}
-        if not isinstance(content, dict) or set(content) != names:
-            raise UserError(f"a hold-out is a JSON object with exactly the keys {sorted(names)}")
+        if not isinstance(content, dict) or set(content) - {"labels"} != names:
+            raise UserError(f"a hold-out is a JSON object with exactly the keys {sorted(names)}, and perhaps 'labels'")
         lists = [content["calibration"], content["validation"]]
         if not all(isinstance(part, list) for part in lists):
             raise UserError("'calibration' and 'validation' of a hold-out are lists of record positions")
         if not all(type(number) is int for number in [content["records"], *lists[0], *lists[1]]):
             raise UserError("a hold-out holds whole numbers only")
-        return Holdout(tuple(lists[0]), tuple(lists[1]), content["records"])
+        return Holdout(tuple(lists[0]), tuple(lists[1]), content["records"], content.get("labels"))
 
-    def check(self, records: int) -> None:
-        """Raise UserError unless the hold-out was made for a training set of `records` images."""
-        if records != self.records:
-            raise UserError(
-                f"the hold-out is of a training set of {self.records} records, this one has {records}; use the same data set"
-            )
+    def check(self, labels: np.ndarray) -> None:
+        """Raise UserError unless the hold-out was made for a training set with these integer labels."""
+        if len(labels) != self.records:
+            raise UserError(f"the hold-out is of a training set of {self.records} records, this one has {len(labels)}; use the "
+                            "same data set")
+        if self.labels not in (None, digest(labels)):
+            raise UserError("the hold-out is of a training set in another order, or with other labels; use the same data set: "
+                            "packed anew with another seed it mixes held-out with training images")
+
+
+def digest(labels: np.ndarray) -> str:
+    """What tells two training sets apart: the SHA-256 of their labels in order, the first 16 hexadecimal digits."""
+    return hashlib.sha256(np.asarray(labels).astype("<i4").tobytes()).hexdigest()[:16]
 
 
 def split_holdout(labels: np.ndarray, calibration: int, validation: int, seed: int) -> Holdout:
@@ -86,7 +97,7 @@ def split_holdout(labels: np.ndarray, calibration: int, validation: int, seed: i
     for starts, counts in ((0 * first, first), (first, second)):
         part = np.concatenate([own[start : start + count] for own, start, count in zip(members, starts, counts, strict=True)])
         chosen.append(tuple(by_key(part, seed).tolist()))
-    return Holdout(chosen[0], chosen[1], len(labels))
+    return Holdout(chosen[0], chosen[1], len(labels), digest(labels))
 
 
 def split_train_val(labels: Sequence[int] | np.ndarray, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

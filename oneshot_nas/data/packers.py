@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from oneshot_nas.data.datasets import Dataset, load_dataset
+from oneshot_nas.data.datasets import PACKING, Dataset, load_dataset
 from oneshot_nas.data.folder import VAL_RATIO, Files, list_folder
 from oneshot_nas.data.holdout import split_train_val
 from oneshot_nas.data.images import decode, encode, ordered_map
@@ -24,7 +24,6 @@ from oneshot_nas.files import read_json, write_json
 from oneshot_nas.progress import track
 
 Sample = tuple[int, bytes, np.ndarray]  # label, what is stored, its pixels (uint8 RGB)
-PACKING = ".packing"  # folder inside a data set that holds what is being packed
 NAMED = 5  # classes that a message names before it counts
 KEPT = (b"\xff\xd8", b"\x89PNG")  # JPEG and PNG: what MXNet's own OpenCV surely reads
 
@@ -142,22 +141,38 @@ def write_dataset(
     """
     out = Path(out).expanduser()
     fresh = not out.exists()
-    _check_free(out, made_by, overwrite)
+    interrupted = _move_in(out)
+    _check_free(out, made_by, overwrite or interrupted)  # who was interrupted at the very end may do it again
     statistics, packing = _Statistics(len(classes)), out / PACKING
     try:
         for part, samples, total in zip(("train", "val"), (train, val), totals, strict=True):
             seen = statistics.watch(part, track(samples, f"packing {part}", total, "image"))
             write_records(packing / f"{part}.rec", seen)
         write_json(packing / "dataset.json", "dataset", {"classes": classes, **statistics.summary(), "made_by": made_by})
-        (out / "dataset.json").unlink(missing_ok=True)
-        for name in ("train.idx", "train.rec", "val.idx", "val.rec", "dataset.json"):
-            os.replace(packing / name, out / name)
-    finally:
+    except BaseException:
         shutil.rmtree(packing, ignore_errors=True)
         if fresh:
             with suppress(OSError):  # it stays when there is something in it
                 out.rmdir()
+        raise
+    _move_in(out)
     return load_dataset(out)
+
+
+def _move_in(out: Path) -> bool:
+    """Move what is packed completely to its place; where that was interrupted, the same call does the rest.
+
+    Returns: whether there was something to move.
+    """
+    packing = out / PACKING
+    if not (packing / "dataset.json").is_file():
+        return False
+    (out / "dataset.json").unlink(missing_ok=True)
+    for name in ("train.idx", "train.rec", "val.idx", "val.rec", "dataset.json"):
+        if (packing / name).exists():
+            os.replace(packing / name, out / name)
+    shutil.rmtree(packing, ignore_errors=True)
+    return True
 
 
 class _Statistics:

@@ -17,8 +17,6 @@ from oneshot_nas.export.onnx import export_onnx
 from oneshot_nas.export.symbol import export_symbol
 from oneshot_nas.export.verify import Difference, verify_onnx, verify_symbol
 from oneshot_nas.nets.fixed import Network, without_resize
-from oneshot_nas.nets.inherit import inherit
-from oneshot_nas.nets.recalibrate import recalibrate
 
 # What the network's own resize is, for those who do it outside (`oneshot_nas.blocks.resize`)
 BICUBIC = {"interpolation": "bicubic", "a": -0.75, "centres": "half-pixel", "borders": "repeated", "antialias": False,
@@ -80,19 +78,17 @@ def from_supernet(folder: str, archs: Iterable[Arch], calib_images: int | None =
 
     Raises: UserError, before the first one, when an architecture is not of the supernet's space.
     """
-    from oneshot_nas.indicators.accuracy import load_evaluator
-    from oneshot_nas.train.runs import open_supernet
+    from oneshot_nas.indicators.accuracy import make_calibrator
+    from oneshot_nas.train.runs import load_supernet
 
-    run = open_supernet(folder)
+    run = load_supernet(folder)
     checked = [run.space.check(arch) for arch in archs]
-    evaluator = load_evaluator(folder, calib_images, method=method)
-    preprocessing = Preprocessing.from_json(run.about["preprocessing"])
-    statistics = {"weights": evaluator.about["weights"], "list": "holdout.calibration of the supernet.json",
-                  "seed": run.about.get("holdout_seed"), "images": evaluator.about["calibration"],
-                  "augment": evaluator.about["augment"], "method": method}
+    calibrator = make_calibrator(run, run.source(), calib_images, method=method)
+    statistics = {"weights": calibrator.about["weights"], "list": "holdout.calibration of the supernet.json",
+                  "seed": run.about.get("holdout_seed"), "images": calibrator.about["calibration"],
+                  "augment": calibrator.about["augment"], "method": method}
     for arch in checked:
-        net = recalibrate(inherit(evaluator.net, arch), evaluator.calibration, evaluator.method)
-        yield Delivery(net, {"arch": arch.to_json()}, preprocessing, statistics=statistics)
+        yield Delivery(calibrator.inherited(arch), {"arch": arch.to_json()}, run.preprocessing, statistics=statistics)
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock
 
-from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.errors import INSTALL_EXTRA, UserError, WorkError
 from oneshot_nas.export.symbol import (
     INPUT,
     ImageShape,
@@ -49,7 +49,7 @@ def require(module: str) -> ModuleType:
         return __import__(module)
     except ImportError as error:
         raise UserError(f"ONNX export needs the package '{module}', which is not installed; "
-                        "install it with: pip install oneshot_nas[onnx]") from error
+                        f"{INSTALL_EXTRA.format('onnx')} adds it") from error
 
 
 def export_onnx(source: HybridBlock | SymbolFiles, path: str | os.PathLike, input_shape: ImageShape, *,

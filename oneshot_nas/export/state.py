@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from oneshot_nas.errors import UserError
+from oneshot_nas.errors import INSTALL_EXTRA, UserError
 from oneshot_nas.files import BROKEN_NPZ, atomic_path
 from oneshot_nas.values import listed
 
@@ -92,7 +92,8 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise UserError("safetensors is not installed; run pip install safetensors, or save the state dict as .npz") from None
+        raise UserError(f"safetensors is not installed; {INSTALL_EXTRA.format('onnx')} adds it, or save the state dict as "
+                        ".npz") from None
     return safetensors
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from oneshot_nas.data.loader import Loader, decode_images, val_loader
 from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
+from oneshot_nas.nets.inherit import inherit
 from oneshot_nas.nets.recalibrate import Folded, recalibrate
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.progress import track
@@ -60,8 +61,8 @@ def make_evaluator(net: Supernet, calibration: np.ndarray, images: np.ndarray, l
                    about: dict[str, Any], method: str = "population") -> Evaluator:
     """The evaluator of calibration images (n, 3, H, W) and labelled validation images, in batches that suit their size."""
     first, second = batch_sizes(images.shape[-1])
-    return Evaluator(net, batches(calibration, context, first), batches(images, context, second),
-                     batches(labels, context, second), {**about, "batch": first}, method)
+    return Evaluator(net, batches(calibration, context, first), {**about, "batch": first}, method,
+                     batches(images, context, second), batches(labels, context, second))
 
 
 def count_correct(logits: np.ndarray, labels: np.ndarray, top: int) -> int:
@@ -89,18 +90,32 @@ def accuracy_of(net: Block, labelled: Iterable[tuple[NDArray, NDArray]], context
 
 
 @dataclass
-class Evaluator:
+class Calibrator:
+    """Estimates the BatchNorm statistics of architectures of one supernet on fixed images."""
+
+    net: Supernet
+    calibration: list[NDArray]
+    about: dict[str, Any]
+    method: str = "population"
+
+    def network(self, arch: Arch) -> Network:
+        """The recalibrated whole-net view of `arch`, on the supernet's weights."""
+        return recalibrate(self.net.view(arch), self.calibration, self.method)
+
+    def inherited(self, arch: Arch) -> Network:
+        """A recalibrated network of `arch` on its own, with a copy of the supernet's weights."""
+        return recalibrate(inherit(self.net, arch), self.calibration, self.method)
+
+
+@dataclass
+class Evaluator(Calibrator):
     """Scores architectures of one supernet on fixed images; the score depends on the architecture and the images only.
 
     Called with an architecture it returns {"top1", "top5", "calibrate_seconds", "validate_seconds"}.
     """
 
-    net: Supernet
-    calibration: list[NDArray]
-    validation: list[NDArray]
-    labels: list[NDArray]
-    about: dict[str, Any]
-    method: str = "population"
+    validation: list[NDArray] = field(default_factory=list)
+    labels: list[NDArray] = field(default_factory=list)
     stream: Loader | None = None  # labelled batches that are decoded for each architecture anew, in place of those in memory
 
     @property
@@ -112,10 +127,6 @@ class Evaluator:
     def space(self) -> Space:
         """The supernet's space."""
         return self.net.space
-
-    def network(self, arch: Arch) -> Network:
-        """The recalibrated whole-net view of `arch`, on the supernet's weights."""
-        return recalibrate(self.net.view(arch), self.calibration, self.method)
 
     def __call__(self, arch: Arch) -> dict[str, float]:
         start = time.perf_counter()
@@ -137,6 +148,20 @@ def _trim() -> None:
         trim(0)
 
 
+def make_calibrator(run: SupernetRun, source: Source, calib_images: int | None = None, seed: int = 0,
+                    method: str = "population") -> Calibrator:
+    """The calibrator of a supernet run on its own held-out images, decoded once and kept in memory; see `load_evaluator`.
+
+    Raises: UserError when more images are asked for than were held out.
+    """
+    positions = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
+    images = calibration_images(source, positions, run.preprocessing, run.recipe)
+    size, _ = batch_sizes(images.shape[-1])
+    about = {"supernet": str(run.folder), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
+             "calibration": len(positions), "augment": run.recipe.holdout.augment, "method": method, "seed": seed, "batch": size}
+    return Calibrator(run.net, batches(images, mx.cpu(), size), about, method)
+
+
 def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, val_images: int | None = None,
                    seed: int = 0, method: str = "population", split: str = "held-out") -> Evaluator:
     """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
@@ -150,23 +175,15 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     """
     run = load_supernet(supernet_run)
     source = run.source()
-    calibration = _chosen(run.holdout.calibration, calib_images, "calibration", seed)
-    fixed = calibration_images(source, calibration, run.preprocessing, run.recipe)
-    about = {"supernet": str(supernet_run), "weights": run.digest, "space": run.space.name, "options": dict(run.space.options),
-             "calibration": len(calibration), "augment": run.recipe.holdout.augment, "method": method, "seed": seed}
+    _, size = batch_sizes(run.preprocessing.input_size)
     if split == "val":
-        return _final_evaluator(run, fixed, source, about)
-    validation = _chosen(run.holdout.validation, val_images, "validation", 0)
-    images, labels = decode_images(source, validation, run.preprocessing)
-    return make_evaluator(run.net, fixed, images, labels, mx.cpu(), {**about, "validation": len(validation)}, method)
-
-
-def _final_evaluator(run: SupernetRun, calibration: np.ndarray, source: Source, about: dict[str, Any]) -> Evaluator:
-    """The evaluator on the validation set of the run's data. Raises: UserError when there is none."""
-    _check_validation(source, about["supernet"])
-    first, second = batch_sizes(calibration.shape[-1])
-    loader = val_loader(source, batch_size=second, preprocessing=run.preprocessing)
-    return Evaluator(run.net, batches(calibration, mx.cpu(), first), [], [], about, about["method"], loader)
+        _check_validation(source, str(supernet_run))
+        stream = val_loader(source, batch_size=size, preprocessing=run.preprocessing)
+        return Evaluator(**vars(make_calibrator(run, source, calib_images, seed, method)), stream=stream)
+    positions = _chosen(run.holdout.validation, val_images, "validation", 0)
+    base = make_calibrator(run, source, calib_images, seed, method)
+    images, labels = (batches(part, mx.cpu(), size) for part in decode_images(source, positions, run.preprocessing))
+    return Evaluator(**{**vars(base), "about": {**base.about, "validation": len(positions)}}, validation=images, labels=labels)
 
 
 def _check_validation(source: Source, folder: str) -> None:

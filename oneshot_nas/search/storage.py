@@ -104,7 +104,9 @@ def open_storage(url: str, create: bool = False, one_machine: bool = False) -> B
 
 def _connect(path: Path, create: bool = False, ahead: bool = False) -> sqlite3.Connection:
     """A connection to an SQLite file of any name; without `create` none is made, and one in a read-only archive can be read."""
-    mode = "rwc" if create else "rw" if os.access(path.parent, os.W_OK) else "ro&immutable=1"
+    ahead_of = Path(f"{path}-wal")  # what was written last; "immutable" would leave it out
+    archived = "ro" if ahead_of.exists() and ahead_of.stat().st_size else "ro&immutable=1"
+    mode = "rwc" if create else "rw" if os.access(path.parent, os.W_OK) else archived
     address = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
     if ahead:  # where the write-ahead log is refused the usual journal works, too

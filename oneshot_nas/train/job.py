@@ -89,18 +89,8 @@ def contexts_of(recipe: Recipe) -> list:
 
 def asked_classes(recipe: Recipe) -> int | None:
     """The number of classes that the recipe or its architecture names, None when the data set decides."""
-    asked: Any = recipe.options.get("classes") or ((recipe.arch or {}).get("options") or {}).get("classes")
+    asked: Any = ((recipe.arch or {}).get("options") or recipe.options).get("classes")
     return None if asked is None else int(asked)
-
-
-def class_count(recipe: Recipe, source: Source) -> int:
-    """Classes of the data set. Raises: UserError when the recipe or the architecture says another number."""
-    found = len(source.classes)
-    asked = asked_classes(recipe)
-    if asked is not None and asked != found:
-        raise UserError(f"the recipe asks for {asked} classes, the data set has {found}; set options.classes={found} "
-                        "or leave it out")
-    return found
 
 
 def absolute(recipe: Recipe) -> Recipe:
@@ -143,7 +133,7 @@ def _start_small(net: Block) -> None:
 
 def _supernet_job(recipe: Recipe, source: Source, over: Space | None) -> Job:
     assert recipe.space is not None
-    space = training_space(recipe.space, {**recipe.options, "classes": class_count(recipe, source)}, recipe.allowed)
+    space = training_space(recipe.space, {**recipe.options, "classes": source.class_count}, recipe.allowed)
     preprocessing = preprocessing_of(recipe, source, int(space.options["input_size"]))
     contexts = contexts_of(recipe)
     net = Supernet(space, recipe.bn_momentum)
@@ -247,7 +237,7 @@ def _probe(recipe: Recipe, source: Source, net: Supernet, over: Space, preproces
 
 
 def _fixed_job(recipe: Recipe, source: Source) -> Job:
-    classes, contexts = class_count(recipe, source), contexts_of(recipe)
+    classes, contexts = source.class_count, contexts_of(recipe)
     net, arch, input_size = _fixed_network(recipe, classes, contexts)
     view = _fast_view(net, recipe)
     run: Block = net if view is None else view
@@ -311,7 +301,7 @@ def _accuracy(recipe: Recipe, source: Source, net: Block, preprocessing: Preproc
         if not source.counts["val"]:
             return {}
         if not kept:
-            copy = _fixed_network(recipe, class_count(recipe, source), [context])[0]
+            copy = _fixed_network(recipe, source.class_count, [context])[0]
             kept.append((copy, _fast_view(copy, recipe)))
         copy, view = kept[0]
         mine = net._collect_params_with_prefix()

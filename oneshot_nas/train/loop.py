@@ -19,11 +19,12 @@ from mxnet.ndarray import NDArray
 from oneshot_nas.arch import Space
 from oneshot_nas.config import Recipe, RunFolder
 from oneshot_nas.data.augment import make_augment
+from oneshot_nas.data.holdout import Holdout
 from oneshot_nas.data.loader import DataWait, train_loader
 from oneshot_nas.data.seeds import derive_seed
 from oneshot_nas.data.source import Source, open_source
-from oneshot_nas.errors import WorkError
-from oneshot_nas.files import write_json
+from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.files import read_json, write_json
 from oneshot_nas.train import checkpoint
 from oneshot_nas.train.average import Average
 from oneshot_nas.train.checkpoint import Position
@@ -56,24 +57,36 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         run.check_recipe(recipe)
         source = open_source(recipe, asked_classes(recipe))
         job = make_job(recipe, source, over)
+        _check_same_data(run, source)
         loop = _Loop(recipe, run, source, job, log, min(until or recipe.epochs, recipe.epochs))
         loop.prepare()
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
         log(loop.summary)
-        _warn_of_enlarging(source, job.preprocessing.input_size, log)
+        _warn_of_enlarging(source, job.preprocessing.input_size, recipe.arch is not None, log)
         if recipe.space is not None and recipe.sampler.first_channel_epoch >= recipe.epochs:
             log(f"warning: in {recipe.epochs} epochs only the largest scales are trained (sampler.first_channel_epoch, "
                 f"--epoch-start-cs: {recipe.sampler.first_channel_epoch}); a search over scales would compare untrained ones")
         return loop.run()
 
 
-def _warn_of_enlarging(source: Source, full: int, log: Log) -> None:
-    """A network made for larger images than there are is mostly a forgotten --arch or input_size."""
+def _check_same_data(run: RunFolder, source: Source) -> None:
+    """Raise UserError when a supernet's run would go on with another training set: its held-out images would be trained on."""
+    if run.supernet.exists() and (run.checkpoint / "latest.json").exists():
+        try:
+            Holdout.from_json(read_json(run.supernet, "supernet").get("holdout")).check(source.part("train").labels)
+        except UserError as error:
+            raise UserError(f"{run.path} cannot be resumed: {error}") from None
+
+
+def _warn_of_enlarging(source: Source, full: int, given: bool, log: Log) -> None:
+    """A network made for larger images than there are is mostly a forgotten --arch or input_size; `given` is one of an --arch."""
     stored = getattr(source, "image_size", None)
     if stored is not None and 2 * max(stored) <= full:
+        mend = (f"make the architecture one for your images: oneshot-nas arch FILE --option input_size={max(stored)}"
+                if given else "give the network (--arch ARCH.json) or its input size (--set options.input_size=N; "
+                "train_imagenet.py --input-size N)")
         log(f"warning: images of {stored[0]}x{stored[1]} pixels are enlarged to the {full}x{full} that the network takes; if "
-            "that is not meant, give the network (--arch ARCH.json) or its input size (--set options.input_size=N; "
-            "train_imagenet.py --input-size N)")
+            f"that is not meant, {mend}")
 
 
 def _figures(line: dict[str, Any]) -> str:
@@ -95,8 +108,6 @@ class _Loop:
         recipe, job = self.recipe, self.job
         self.summary, self.seed = job.summary, recipe.seed
         if recipe.trainable != "all":
-            if recipe.model is not None:
-                job.net.infer_shape(nd.zeros((1, 3, *(job.preprocessing.input_size,) * 2)))
             self.summary += f"; {freeze(job.net, recipe.trainable)}"
         if recipe.sampler.sandwich is not None and job.space is not None:
             accumulate(job.net.collect_params())

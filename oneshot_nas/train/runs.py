@@ -42,7 +42,7 @@ class SupernetRun:
         """The data it was trained on. Raises: UserError when it is gone or another one."""
         try:
             source = open_source(self.recipe, int(self.space.options["classes"]))
-            self.holdout.check(source.counts["train"])
+            self.holdout.check(source.part("train").labels)
         except UserError as error:
             raise UserError(f"{error} ({self.folder / 'config.yaml'} says where the data of this supernet is)") from None
         return source

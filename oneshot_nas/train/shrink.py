@@ -31,7 +31,7 @@ from oneshot_nas.indicators.angle import angle_sums, angles
 from oneshot_nas.search.task import limits_json
 from oneshot_nas.spacefile import space_json, write_space
 from oneshot_nas.train.checkpoint import latest_weights
-from oneshot_nas.train.job import absolute, asked_classes, class_count
+from oneshot_nas.train.job import absolute, asked_classes
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.operators import Operator, default_over, scored, without, worst
 from oneshot_nas.train.report import Log, logging
@@ -151,7 +151,7 @@ def shrink(recipe: Recipe, out: str | Path, plan: Shrinking, say: Log | None = N
         raise UserError("a space is shrunk with the recipe of a supernet; this one trains a fixed network")
     run, recipe = RunFolder(out), absolute(recipe.model_copy(update={"keep_initial": True}))
     source = open_source(recipe, asked_classes(recipe))
-    whole = training_space(recipe.space or "", {**recipe.options, "classes": class_count(recipe, source)}, recipe.allowed)
+    whole = training_space(recipe.space or "", {**recipe.options, "classes": source.class_count}, recipe.allowed)
     plan = replace(plan, over=plan.over or default_over(whole))
     plan.check(whole, recipe)
     identity = {**asdict(plan), "over": list(plan.over), "limits": limits_json(plan.limits), "space": space_json(whole)}

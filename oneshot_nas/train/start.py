@@ -10,9 +10,7 @@ from mxnet.gluon import Trainer
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json
-from oneshot_nas.indicators.accuracy import load_evaluator
-from oneshot_nas.nets.inherit import inherit
-from oneshot_nas.nets.recalibrate import recalibrate
+from oneshot_nas.indicators.accuracy import make_calibrator
 from oneshot_nas.sections import Start
 from oneshot_nas.train.checkpoint import Position, load_optimizer, load_weights
 from oneshot_nas.train.job import Job
@@ -52,8 +50,7 @@ def _from_supernet(folder: str, job: Job) -> None:
         raise UserError(f"the supernet in {folder} was trained on images prepared as {prepared.to_json()}, this run "
                         f"prepares them as {job.preprocessing.to_json()}; give the same mean, std and crop_ratio, and the same "
                         "data set")
-    evaluator = load_evaluator(folder)
-    net = recalibrate(inherit(evaluator.net, job.arch), evaluator.calibration, evaluator.method)
+    net = make_calibrator(run, run.source()).inherited(job.arch)
     wanted = job.net._collect_params_with_prefix()
     for name, parameter in net._collect_params_with_prefix().items():
         wanted[name].set_data(parameter.data())

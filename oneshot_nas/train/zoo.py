@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import mxnet as mx
+from mxnet import nd
 from mxnet.gluon import Block, nn
 from mxnet.ndarray import NDArray
 
@@ -43,6 +44,7 @@ def zoo_network(name: str, classes: int, options: Mapping[str, Any], contexts: l
     size = int(options.pop("input_size", USUAL_SIZE))
     other = _gluoncv(name, {**_arguments(name, options), "classes": classes})
     check_output(other, name, classes, size)
+    other.infer_shape(nd.zeros((1, 3, size, size)))  # of all weights, now: averages and depthwise_init need them before a step
     other.initialize(mx.init.MSRAPrelu(), ctx=contexts)
     if pretrained:
         _copy_common(_gluoncv(name, {**_arguments(name, options), "pretrained": True}), other, contexts)
