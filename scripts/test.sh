@@ -7,6 +7,7 @@
 set -eu
 . "$(dirname -- "$0")/_venv.sh"
 
+case " $* " in *" -h "* | *" --help "*) usage && exit 0 ;; esac
 setup_venv onnx dashboard test
 cd -- "$root"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two test processes share the cores

@@ -94,7 +94,9 @@ def test_evaluate_of_several_names_no_single_one_to_train(road, several, capsys)
 def test_evaluate_a_fixed_network_repeats_the_last_validation(road, capsys):
     last = json.loads((road / "retrain" / "metrics.jsonl").read_text().splitlines()[-1])
     assert call("evaluate", "--run", road / "retrain", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["top1"] == pytest.approx(last["val_top1"])
+    assert told["arch"]["choices"] == json.loads((road / "retrain" / "arch.json").read_text())["choices"]
 
 
 def test_long_evaluations_show_how_far_they_are(road, several, capsys, monkeypatch):
@@ -343,7 +345,8 @@ def test_a_gluoncv_network_is_evaluated_and_exported(road, tmp_path, capsys):
     train(tiny.gluoncv(road / "data", epochs=1), tmp_path / "run", lambda text: None)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert call("evaluate", "--run", tmp_path / "run", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(last["val_top1"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["top1"] == pytest.approx(last["val_top1"]) and told["model"] == "cifar_resnet20_v1"
     assert call("export", "--run", tmp_path / "run", "--out", tmp_path / "out", "--json") == 0
     assert [each["format"] for each in json.loads(capsys.readouterr().out)] == ["symbol", "onnx"]
     assert call("export", "--run", tmp_path / "run", "--out", tmp_path / "out", "--resize", "outside") == 2

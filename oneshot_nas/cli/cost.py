@@ -22,6 +22,11 @@ def command(
 ) -> None:
     """Print the exact FLOPs (one image) and trainable parameters of each architecture.
 
+    Rules: macs counts the multiply-adds of convolutions and dense layers. oneshot-mxnet adds biases and the input elements of
+    global pools, oneshot-mxnet-full also 3 per BatchNorm element and 1 per ReLU element. mmrazor counts convolutions with
+    biases, dense weights, 2 per BatchNorm element, 1 per ReLU element and the input elements of all pools. abs-lut is macs, but
+    a dense layer counts (2 in - 1) out.
+
     Example:  oneshot-nas arch oneshot | oneshot-nas cost - --rule oneshot-mxnet --json
     """
     check_rule(rule)

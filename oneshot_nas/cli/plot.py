@@ -36,9 +36,9 @@ def command(
     distribution: Annotated[list[str] | None, typer.Option(
         metavar="SPACE|RECIPE", help="Draw FLOPs and parameters of what a sampler gives; may be repeated.")] = None,
     ranking: Annotated[tuple[str, str] | None, typer.Option(
-        metavar="A.jsonl B.jsonl", help="Draw the indicator scores of A against the stand-alone scores of B.")] = None,
+        metavar="A.jsonl B.jsonl", help="Draw the scores of A against the stand-alone scores of B, files of evaluate --json.")] = None,
     scores: Annotated[list[str] | None, typer.Option(
-        metavar="FILE.jsonl", help="Draw scores of architectures against FLOPs; may be repeated, a line each.")] = None,
+        metavar="FILE.jsonl", help="Draw scores (evaluate --json) against FLOPs; may be repeated, a line each.")] = None,
     out: Annotated[str | None, typer.Option(help="The picture to write; with all but RUN.", metavar="FILE.png")] = None,
     sampler: Annotated[list[str] | None, typer.Option(
         metavar="NAME", help=f"Sampler of a SPACE: {words(SAMPLERS)} (default: uniform); may be repeated.")] = None,
@@ -49,7 +49,8 @@ def command(
     count: Annotated[int | None, typer.Option(
         "-n", "--count", min=1, help="Architectures of each sampler (default: 1000).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samplers of a SPACE (default: 0).")] = None,
-    rule: Annotated[str | None, typer.Option(metavar="RULE", help="How FLOPs are counted (default: macs).")] = None,
+    rule: Annotated[str | None, typer.Option(
+        metavar="RULE", help="How FLOPs are counted; see cost --help (default: macs).")] = None,
     score: Annotated[str | None, typer.Option(
         metavar="NAME", help="The score of --scores, or of A in --ranking, such as bn-gamma (default: top1).")] = None,
     standalone_score: Annotated[str | None, typer.Option(

@@ -21,7 +21,7 @@ def command(
     option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A space option; may be repeated.")] = None,
     flops: Annotated[str | None, typer.Option(help="FLOPs limits as LO:HI, such as 290M:330M.")] = None,
     params: Annotated[str | None, typer.Option(help="Parameter limits as LO:HI, such as :4M.")] = None,
-    rule: Annotated[str, typer.Option(help="How FLOPs are counted.")] = "macs",
+    rule: Annotated[str, typer.Option(help="How FLOPs are counted; see cost --help.")] = "macs",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, as it does anyhow.")] = False,
 ) -> None:
     """Print random architectures, uniform among those inside the limits, one JSON object per line.

@@ -65,11 +65,12 @@ def command(
     targets: Annotated[str | None, typer.Option(
         help="Search a whole family: 8 nets in equal steps, or the best up to each of 4M,6M,8M FLOPs.", metavar="N|LIST")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same search.")] = 0,
-    rule: Annotated[str, typer.Option(help="How FLOPs are counted.")] = "macs",
+    rule: Annotated[str, typer.Option(help="How FLOPs are counted; see cost --help.")] = "macs",
     objective: Annotated[str, typer.Option(help="top1, or micronet: top1 - weight * MicroNet score.")] = "top1",
     micronet_weight: Annotated[float, typer.Option(min=0, help="Weight of objective micronet; the predecessor's was 1.")] = 0.1,
     over: Annotated[str | None, typer.Option(
-        help="Choices to search: block,scale jointly (default), block or scale alone, block+scale one after the other.")] = None,
+        help="Choices to search: block,scale jointly (default), block or scale alone, block+scale one after the other; "
+             "choices of other spaces: oneshot-nas spaces.")] = None,
     base: Annotated[str | None, typer.Option(help="Architecture that fixes what --over leaves out.", metavar="ARCH.json")] = None,
     top_k: Annotated[int, typer.Option(help="Parents of evolution; results of exact (thousands take long).")] = 10,
     mutation: Annotated[float, typer.Option(help="Probability that a mutation redraws a decision.")] = 0.1,
@@ -95,7 +96,7 @@ def command(
     json_: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = False,
     ctx: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
-    """Search over a trained supernet: evolution, random or nsga2, inside limits on FLOPs and parameters.
+    """Search over a trained supernet by one of several algorithms, inside limits on FLOPs and parameters.
 
     A search that was interrupted or killed goes on with the same command, to the same result. With --storage URL several
     machines share one search, each with an --out of its own. --indicator predictor evaluates only the best of many children,

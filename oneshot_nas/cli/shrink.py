@@ -17,7 +17,7 @@ def command(
     until: Annotated[float, typer.Option(help="Stop when so many combinations of operators, or fewer, are left.")] = 1e6,
     flops: Annotated[str | None, typer.Option(help="FLOPs limits of the sampled architectures.", metavar="LO:HI")] = None,
     params: Annotated[str | None, typer.Option(help="Their parameter limits, such as :6M.", metavar="LO:HI")] = None,
-    rule: Annotated[str, typer.Option(help="How FLOPs are counted.")] = "macs",
+    rule: Annotated[str, typer.Option(help="How FLOPs are counted; see cost --help.")] = "macs",
     over: Annotated[str | None, typer.Option(help="Choices whose values are dropped (default: the operators).")] = None,
     first_epochs: Annotated[int, typer.Option(help="Epochs of training before the first step.")] = 100,
     step_epochs: Annotated[int, typer.Option(help="Epochs of training before every other step.")] = 5,

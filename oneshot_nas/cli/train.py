@@ -10,7 +10,8 @@ import typer
 def command(
     recipe: Annotated[str, typer.Option(help="YAML recipe, such as recipes/digits_supernet.yaml", metavar="FILE.yaml")],
     out: Annotated[str, typer.Option(help="run folder; the same command again resumes in it", metavar="RUN")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="replace a value of the recipe", metavar="KEY=VALUE")] = None,
+    set_: Annotated[list[str] | None, typer.Option(
+        "--set", help="replace a value of the recipe; keys: oneshot_nas/config.py, sections.py", metavar="KEY=VALUE")] = None,
     arch: Annotated[str | None, typer.Option(help="train this architecture as a fixed network", metavar="ARCH.json")] = None,
     from_supernet: Annotated[str | None, typer.Option(help="start --arch with its share of this supernet's weights, recalibrated",
                                                       metavar="RUN")] = None,
@@ -19,6 +20,7 @@ def command(
     """Train a supernet, or with --arch a fixed network; the same command again resumes after the last finished epoch.
 
     Example:  oneshot-nas train --recipe recipes/digits_supernet.yaml --set data=data/digits --out runs/supernet
+
     Fine-tuning:  oneshot-nas train --recipe recipes/cifar10_finetune.yaml --arch arch.json --from-supernet runs/supernet ...
     """
     import json

@@ -205,11 +205,15 @@ def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -
 
 
 def evaluate_fixed(folder: str | Path) -> dict[str, Any]:
-    """{"top1", "top5", "images"} of a trained fixed network on its validation set. Raises: UserError when there is none."""
+    """{"top1", "top5", "images"} of a trained fixed network on its validation set, with what says which it is ("arch", or "model"
+    and "classes").
+
+    Raises: UserError when there is none.
+    """
     run = load_fixed(folder)
     source = open_source(run.recipe, run.classes)
     _check_validation(source, str(folder))
     run.net.hybridize(static_alloc=True)
     loader = val_loader(source, batch_size=run.recipe.batch_size, preprocessing=run.preprocessing,
                         threads=run.recipe.input_threads)
-    return {**accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}
+    return {**run.identity, **accuracy_of(run.net, loader, mx.cpu()), "images": loader.images}
