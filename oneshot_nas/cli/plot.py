@@ -36,7 +36,7 @@ def command(
     distribution: Annotated[list[str] | None, typer.Option(
         metavar="SPACE|RECIPE", help="Draw FLOPs and parameters of what a sampler gives; may be repeated.")] = None,
     ranking: Annotated[tuple[str, str] | None, typer.Option(
-        metavar="A.jsonl B.jsonl", help="Draw the scores of A against the stand-alone scores of B, files of evaluate --json.")] = None,
+        metavar="A.jsonl B.jsonl", help="Draw the scores of A against stand-alone ones of B (evaluate --json).")] = None,
     scores: Annotated[list[str] | None, typer.Option(
         metavar="FILE.jsonl", help="Draw scores (evaluate --json) against FLOPs; may be repeated, a line each.")] = None,
     out: Annotated[str | None, typer.Option(help="The picture to write; with all but RUN.", metavar="FILE.png")] = None,
