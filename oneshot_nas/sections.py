@@ -16,6 +16,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _unused(part: Section, names: Sequence[str], used: bool, why: str) -> None:
+    """Raise ValueError for a setting that would be passed over in silence."""
+    for name in names:
+        if not used and getattr(part, name) != type(part).model_fields[name].default:
+            raise ValueError(f"{name} {getattr(part, name)} says nothing: {why}")
+
+
 class Optimizer(Section):
     """Stochastic gradient descent; `no_wd` spares biases, gamma and beta from weight decay."""
 
@@ -44,6 +51,17 @@ class Schedule(Section):
     decay_every: float = Field(default=2.4, gt=0, description="epochs between the decays of mode exponential")
     least_share: float = Field(default=0.0, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _goes_together(self) -> Schedule:
+        for names, modes in ((("power",), ("poly",)), (("decay",), ("step", "exponential")), (("decay_epochs",), ("step",)),
+                             (("decay_every",), ("exponential",)),
+                             (("final_lr",), ("cosine", "linear", "poly", "step", "exponential"))):
+            _unused(self, names, self.mode in modes, f"mode {self.mode} has none; take mode {' or '.join(modes)}")
+        _unused(self, ("warmup_lr",), self.warmup_epochs > 0, "there is no warm-up; give warmup_epochs")
+        if self.mode == "step" and not self.decay_epochs:
+            raise ValueError("mode step needs decay_epochs, such as [30, 60]; a rate that stays as it is has mode constant")
+        return self
+
 
 class Loss(Section):
     """Cross entropy with label smoothing, mixup and a distillation teacher (a model zoo name)."""
@@ -56,12 +74,11 @@ class Loss(Section):
     temperature: float = Field(default=20.0, gt=0)
     hard_weight: float = Field(default=0.5, ge=0, le=1)
 
-
-def _unused(part: Section, names: Sequence[str], used: bool, why: str) -> None:
-    """Raise ValueError for a setting that would be passed over in silence."""
-    for name in names:
-        if not used and getattr(part, name) != type(part).model_fields[name].default:
-            raise ValueError(f"{name} {getattr(part, name)} says nothing: {why}")
+    @model_validator(mode="after")
+    def _goes_together(self) -> Loss:
+        _unused(self, ("teacher_params", "temperature", "hard_weight"), self.teacher is not None, "there is no teacher; name one")
+        _unused(self, ("mixup_off_epochs",), self.mixup_alpha > 0, "there is no mixup; give mixup_alpha")
+        return self
 
 
 class Distil(Section):

@@ -385,6 +385,16 @@ def test_an_architecture_file_moves_to_other_options(call, tmp_path):
     assert "unknown option ('class')" in call("arch", tmp_path / "a.json", "--option", "class=3")[2]
 
 
+def test_a_file_of_many_architectures_gives_a_line_each(call, tmp_path):
+    lines = call("sample", "spos_shufflenet", "-n", 3, "--seed", 1)[1]
+    (tmp_path / "many.jsonl").write_text(lines)
+    code, out, _ = call("arch", tmp_path / "many.jsonl", "--option", "classes=3")
+    moved = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [arch["options"]["classes"] for arch in moved] == [3, 3, 3]
+    assert [arch["choices"] for arch in moved] == [json.loads(line)["choices"] for line in lines.splitlines()]
+    assert len(call("arch", "-", "--as-indices", stdin=lines)[1].splitlines()) == 3
+
+
 def test_list_options_are_shown_as_lists(call):
     assert "list of growing numbers with commas, each 8 to 1024 (default the space's own)" in call("spaces")[1]
     found = {entry["space"]: entry["options"] for entry in map(json.loads, call("spaces", "--json")[1].splitlines())}

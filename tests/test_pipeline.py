@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,11 @@ def test_repeats_of_a_search_see_other_images_and_the_search_the_same(road):
     assert _chosen(calibration, None, "calibration", 0) == list(calibration)
     halves = [set(_chosen(calibration, None, "calibration", seed)) for seed in (1, 2)]
     assert [len(half) for half in halves] == [4, 4] and halves[0] != halves[1] and halves[0] | halves[1] < set(calibration)
-    assert [_chosen((1, 2, 3, 4), 2, "calibration", seed) for seed in range(3)] == [[1, 2], [3, 4], [1, 2]]
+    assert [_chosen((1, 2, 3, 4, 5), 2, "calibration", seed) for seed in range(2)] == [[1, 2], [3, 4]]
+    few = [_chosen(range(1000), 512, "calibration", seed) for seed in range(4)]  # no second set without shared images
+    assert all(len(set(one)) == 512 for one in few)
+    shared = [len(set(one) & set(other)) for one, other in combinations(few, 2)]
+    assert max(shared) < 300 and few[1] == _chosen(range(1000), 512, "calibration", 1)
     assert [len(batch) for batch in load_evaluator(road / "supernet", seed=1).calibration] == [4]
     result = json.loads((road / "search" / "result.json").read_text())
     assert result["noise"]["halves"] and result["about"]["calibration"] == 8 and result["about"]["seed"] == 0

@@ -213,6 +213,15 @@ def test_what_cannot_be_sampled_is_said_before_training(config, words):
         make_sampler(SPACE, config, 0)
 
 
+@pytest.mark.parametrize(("space", "config", "words"), [
+    ("proxyless_gpu", Sampler(first_channel_epoch=5), "first_channel_epoch 5 holds every scale .*'proxyless_gpu' has no scales"),
+    ("attentive_mobilenet", Sampler(operator_warmup=5), "operator_warmup 5 lets operators join; .* has sizes only"),
+])
+def test_warm_ups_of_what_a_space_does_not_have_are_refused(space, config, words):
+    with pytest.raises(UserError, match=words):
+        make_sampler(get_space(space), config, 0)
+
+
 def test_only_operators_called_block_are_averaged():
     with pytest.raises(UserError, match="average_blocks averages the operators of choice .block.; space .proxyless_gpu. has"):
         make_sampler(get_space("proxyless_gpu"), Sampler(average_blocks=True), 0)

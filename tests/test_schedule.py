@@ -77,7 +77,10 @@ def test_a_run_of_one_step_trains_at_the_peak():
        epochs=st.integers(1, 20), steps=st.integers(1, 30),
        warmup=st.floats(0, 30), first=st.floats(0, 1), final=st.floats(0, 0.5))
 def test_it_never_leaves_the_range_of_its_end_points(mode, epochs, steps, warmup, first, final):
-    schedule = Schedule(mode=mode, warmup_epochs=warmup, warmup_lr=first, final_lr=final, decay_epochs=(1, 2), least_share=0.05)
+    ends = {} if mode == "constant" else {"final_lr": final}
+    ends |= {"warmup_lr": first} if warmup else {}
+    ends |= {"decay_epochs": (1, 2)} if mode == "step" else {}
+    schedule = Schedule(mode=mode, warmup_epochs=warmup, least_share=0.05, **ends)
     lr = learning_rate(schedule, PEAK, epochs, steps)
     values = [lr(iteration) for iteration in range(epochs * steps)]
     assert all(min(first, max(final, 0.05 * PEAK), PEAK) - 1e-12 <= value <= max(first, PEAK) + 1e-12 for value in values)

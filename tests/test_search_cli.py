@@ -1,6 +1,7 @@
 """The commands search, history and dashboard: files, JSON, resume, next commands, and one line for every wrong use."""
 
 import json
+import re
 import shlex
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 from oneshot_nas.arch import get_space, read_arch_file
 from oneshot_nas.cli.main import run
 from oneshot_nas.config import RunFolder, dump_recipe
+from oneshot_nas.costs.analytic import cost
 from oneshot_nas.files import read_json
 from oneshot_nas.shell import program
 
@@ -149,6 +151,25 @@ def test_what_over_leaves_out_is_fixed_and_said(capsys):
     captured = capsys.readouterr()
     assert "block is fixed at shuffle3; --base ARCH.json fixes it otherwise" in captured.err
     assert set(read_arch_file("found/arch.json").choices["block"]) == {"shuffle3"}
+
+
+def test_a_base_that_fixes_nothing_is_said(tmp_path, capsys):
+    (tmp_path / "base.json").write_text(json.dumps(SPACE.smallest().to_json()))
+    for over in ((), ("--over", "block,scale")):
+        assert search("--base", "base.json", *over, out=f"search-{len(over)}") == 0
+        assert "note: --base has no effect: it is for --over" in capsys.readouterr().err
+    assert search("--base", "base.json", "--over", "scale", out="third") == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_a_population_beyond_a_narrow_window_leaves_no_trace(tmp_path, capsys):
+    flops = cost(SPACE.smallest()).flops
+    limits = ("--flops", f"{flops}:{flops}")
+    assert search("--population", "50", *limits) == 2
+    told = capsys.readouterr().err
+    count = int(re.search(r"a population of 50 is larger than the (\d+) architectures", told)[1])
+    assert f"give --population {count} or less" in told and not (tmp_path / "search" / "study.db").exists()
+    assert search("--population", str(count), *limits) == 0
 
 
 def test_json_is_alone_on_stdout(capsys):

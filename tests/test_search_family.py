@@ -1,6 +1,7 @@
 """Families: targets, even bins, the ends, dominated members; and coarse-to-fine: its grid, its steps, its limits."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +16,13 @@ from oneshot_nas.costs.limits import Limits
 from oneshot_nas.costs.table import cost_table, reachable
 from oneshot_nas.errors import UserError
 from oneshot_nas.plots.search import search_scatter
-from oneshot_nas.search.batch import countable
+from oneshot_nas.search.batch import Batch, Rules, countable
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.coarse import coarse_grid
 from oneshot_nas.search.family import MOST_TARGETS, bin_of, bins, members, parse_targets, shares
 from oneshot_nas.search.history import History
 from oneshot_nas.search.loop import run_search
-from oneshot_nas.search.pool import extreme
+from oneshot_nas.search.pool import NOBODY, Pool, Rows, extreme, take
 from oneshot_nas.search.result import result_content
 from oneshot_nas.search.storage import claim_study
 from oneshot_nas.search.task import SearchTask
@@ -144,6 +145,16 @@ def test_a_small_space_ends_with_every_network():
 def candidate(index, flops, top1):
     arch = ELASTIC.smallest()
     return Candidate(index, arch, replace(cost(arch), flops=flops), {"top1": top1})
+
+
+def test_taking_some_of_a_shared_order_leaves_the_others_to_the_next():
+    space = ELASTIC
+    batch = Batch(space, [], random.Random(0), 6, Rules(Limits(), lambda candidate: 0.0))
+    rows = np.array([space.encode(space.sample(random.Random(i))) for i in range(4)])
+    pool = Pool(Rows(rows, np.full((4, 2), NOBODY)), *batch.table(rows))
+    order = iter(range(4))
+    assert [take(batch, pool, order, 1), take(batch, pool, order, 2), take(batch, pool, order, 9)] == [1, 2, 1]
+    assert [space.encode(proposal.arch) for proposal in batch.proposals] == [tuple(row) for row in rows.tolist()]
 
 
 def test_dominated_members_are_marked_and_empty_bins_said():

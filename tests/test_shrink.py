@@ -47,7 +47,13 @@ def test_the_operators_of_the_mobilenet_space():
     assert len(operators(SMALL, ("op",))) == 7
     assert default_over(FULL) == ("op",)
     assert default_over(get_space("spos_shufflenet")) == ("block",)
-    assert default_over(get_space("attentive_mobilenet")) == ("resolution", "width", "depth", "kernel", "expand")
+    attentive = get_space("attentive_mobilenet")
+    assert default_over(attentive) == ("width", "depth", "kernel", "expand")  # a resolution has no weights
+    assert (skip_values(attentive) == -1).all()
+    for name in ("bignas_mobilenet", "ofa_mobilenet"):
+        space = get_space(name)
+        several = {choice.name for choice in space.choices if any(len(values) > 1 for values in choice.values)}
+        assert set(default_over(space)) == several - {"resolution"}
 
 
 def test_draws_are_uniform_over_operators_and_over_the_number_of_skips():
@@ -213,6 +219,36 @@ def test_a_run_shrinks_to_the_size_asked_for(shrunk, data):
     indicator = load_angle(run_folder.path)
     assert indicator.space.size == SMALL.size and 0 < indicator(SMALL.smallest())["angle"] < np.pi
     assert load_angle(run_folder.path, next(run_folder.checkpoint.glob("*.params")))(SMALL.smallest()) == {"angle": 0.0}
+
+
+def test_an_elastic_space_shrinks_and_is_resumed(data, tmp_path, monkeypatch):
+    """Its options hold a list, which a file gives back as another type."""
+    options = {"layout": "small", "input_size": 16, "resolutions": [12, 16]}
+    allowed = {"depth": [1], "kernel": [3, 5], "expand": [1, 3]}
+    elastic = recipe(data, space="attentive_mobilenet", options=options, allowed=allowed)
+    plan = replace(PLAN, until=16, drop=9, first_epochs=1)
+    whole = training_space("attentive_mobilenet", {**options, "classes": 4}, elastic.allowed)
+    steps = replace(plan, over=default_over(whole)).most_steps(whole)
+    elastic = elastic.model_copy(update={"epochs": steps + 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_space", breaking(write_space, after=True))
+        for _ in range(2):
+            with pytest.raises(Killed):
+                shrink(elastic, tmp_path / "run", plan, quiet)
+    space = shrink(elastic, tmp_path / "run", plan, quiet)
+    assert shrink(elastic, tmp_path / "run", plan, quiet) == space
+    assert space.choice("resolution").values == ((12, 16),)
+    with pytest.raises(UserError, match="angles do not depend on 'resolution', which changes no weights; --over takes"):
+        shrink(elastic, tmp_path / "other", replace(plan, over=("resolution",)), quiet)
+
+
+def test_steps_after_the_last_epoch_score_the_same_weights_and_say_so(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shrinking, "most_steps", lambda self, space: 1)
+    log = []
+    shrink(recipe(data, epochs=3), tmp_path, PLAN, log.append)
+    steps = read_json(tmp_path / "shrink.json", "shrink")["steps"]
+    assert [step["epochs"] for step in steps] == [2, 3, 3]
+    assert sum("step 3 comes after the last of the 3 epochs: it scores the same weights again" in line for line in log) == 1
 
 
 class Killed(BaseException):

@@ -60,8 +60,10 @@ def test_every_flag_of_gluoncv_reaches_the_recipe():
     assert found.records.model_dump() == {"train": "t.rec", "train_idx": "t.idx", "val": "v.rec", "val_idx": "w.idx"}
     assert (found.batch_size, found.contexts, found.device, found.dtype, found.input_threads) == (32, 4, "gpu", "float16", 7)
     assert found.optimizer == Optimizer(name="sgd", lr=0.3, momentum=0.8, wd=0.002, no_wd=True)
-    assert found.schedule == Schedule(mode="poly", warmup_epochs=5, warmup_lr=0.01, final_lr=0, power=2, decay=0.2,
-                                      decay_epochs=(30, 60))
+    assert found.schedule == Schedule(mode="poly", warmup_epochs=5, warmup_lr=0.01, final_lr=0, power=2)
+    stepped = recipe(f"{REC} --model resnet18_v1b --num-epochs 90 --lr-mode step --lr-decay 0.2 --lr-decay-period 30").schedule
+    assert stepped == Schedule(mode="step", decay=0.2, decay_epochs=(30, 60))
+    assert recipe(f"{REC} --model oneshot --num-epochs 9 --lr-mode step --lr-decay-period 30").schedule.mode == "constant"
     assert found.options == {"input_size": 160, "classes": 100, "pretrained": True, "last_gamma": True}
     assert found.loss.model_dump() == {
         "label_smoothing": 0.1, "mixup_alpha": 0.4, "mixup_off_epochs": 10, "teacher": "resnet152_v1",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from oneshot_nas import progress
 from oneshot_nas.config import Optimizer, parse_recipe, read_recipe
 from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.indicators.accuracy import Evaluator
 from oneshot_nas.sections import Progressive
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.job import make_job
@@ -323,12 +325,33 @@ def test_data_too_small_for_a_search_is_refused_before_training(tmp_path):
     assert "--out run-search" in next_command(tiny.supernet(some), "run/")
 
 
-@pytest.mark.parametrize(("first", "warned"), [(0, False), (1, True)])
-def test_scales_that_are_never_trained_are_worth_a_warning(data, tmp_path, first, warned):
+@pytest.mark.parametrize(("sampler", "words"), [
+    ({"first_channel_epoch": 0}, None), ({"first_channel_epoch": 1}, "only the largest scales are trained"),
+    ({"warmup": "oneshot"}, "the smallest scales join in epoch 2 .*after the last of 1 epochs"), ({"warmup": None}, None),
+])
+def test_scales_that_are_never_trained_are_worth_a_warning(data, tmp_path, sampler, words):
     log: list[str] = []
-    sampler = {"least_scale": 1.6, "first_channel_epoch": first}
-    train(tiny.narrow_supernet(data, epochs=1, sampler=sampler, epoch_images=8), tmp_path / "run", log.append)
-    assert any("only the largest scales are trained" in line for line in log) == warned
+    train(tiny.narrow_supernet(data, epochs=1, sampler={"least_scale": 1.6, **sampler}, epoch_images=8), tmp_path / "run",
+          log.append)
+    warnings = [line for line in log if line.startswith("warning: ") and "scales" in line]
+    assert len(warnings) == (words is not None) and all(re.search(words, line) for line in warnings)
+
+
+def test_scales_below_the_least_are_neither_probed_nor_searched(data, tmp_path, monkeypatch):
+    seen = []
+    real = Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, arch: seen.append(arch) or real(self, arch))
+    train(tiny.narrow_supernet(data, epochs=1, sampler={"least_scale": 1.8}, epoch_images=8), tmp_path, quiet)
+    assert len(seen) == 3 and all(set(arch.choices["scale"]) <= {1.8, 2.0} for arch in seen)
+    run = load_supernet(tmp_path)
+    assert set(run.space.choice("scale").values) == {(1.8, 2.0)} and run.space.size == 2**20
+    assert run.net(nd.ones((1, 3, 16, 16)), run.space.smallest()).shape == (1, 4)
+
+
+def test_a_learning_rate_that_never_arrives_is_worth_a_warning(data, tmp_path):
+    log: list[str] = []
+    train(tiny.gluoncv(data, epochs=1, schedule={"mode": "cosine", "warmup_epochs": 5}), tmp_path, log.append)
+    assert any("still warms up after the last of 1 epochs" in line and "never reaches 0.05" in line for line in log)
 
 
 def test_another_recipe_is_told_by_what_differs(data, tmp_path):
@@ -494,6 +517,14 @@ def test_supernets_are_not_trained_in_float16(data):
     ({"allowed": {"block": ["shuffle3"]}}, "'allowed' narrows the space of a supernet"),
     ({"progressive": {"size": 8, "epochs": 2}}, "'progressive.epochs' 2 leaves none of 2 epochs to full-size images"),
     ({"progressive": {"size": 4, "epochs": 1}}, "'progressive.size' = '4'"),
+    ({"schedule": {"mode": "step"}}, "mode step needs decay_epochs"),
+    ({"schedule": {"mode": "cosine", "decay_epochs": [30]}}, r"decay_epochs \(30.0,\) says nothing: .*; take mode step"),
+    ({"schedule": {"power": 3}}, "power 3.0 says nothing: mode linear has none; take mode poly"),
+    ({"schedule": {"decay": 0.5}}, "decay 0.5 says nothing: .*take mode step or exponential"),
+    ({"schedule": {"mode": "constant", "final_lr": 0.1}}, "final_lr 0.1 says nothing: mode constant has none"),
+    ({"schedule": {"warmup_lr": 0.1}}, "warmup_lr 0.1 says nothing: there is no warm-up"),
+    ({"loss": {"teacher_params": "x"}}, "teacher_params x says nothing: there is no teacher"),
+    ({"loss": {"mixup_off_epochs": 3}}, "mixup_off_epochs 3 says nothing: there is no mixup"),
     ({"options": {"classes": "ten"}}, "'options.classes' = 'ten': a whole number above 0 is needed"),
     ({"options": {"classes": 0}}, "'options.classes' = 0: a whole number above 0"),
     ({"options": {"input_size": "big"}}, "'options.input_size' = 'big': a whole number above 0"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from oneshot_nas.arch import get_space, list_spaces, parse_options, read_archs, shorten, space_of
+from oneshot_nas.arch import Arch, get_space, list_spaces, parse_options, read_archs, shorten, space_of
 from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json
 from oneshot_nas.model_zoo import list_models, published
@@ -26,6 +26,8 @@ def command(
 ) -> None:
     """Print an architecture as arch.json, or as index lists: from published index lists, the model zoo or a file.
 
+    A file with an architecture a line, such as family.jsonl, gives a line each.
+
     Example:  oneshot-nas arch oneshot --option classes=10 > arch.json
 
     Example:  oneshot-nas arch spos_shufflenet --option se=true --indices '{"block": [0, 0, 3, 1, 1, 1, 0, 0, 2, 0, 2, 1, 1, 0, 2,
@@ -39,19 +41,23 @@ def command(
     if space in list_models():
         if indices is not None:
             raise UserError(f"'{space}' is a published architecture, it takes no --indices; leave them out or give a space")
-        arch = published(space, **parse_options(published(space).space, words))
+        archs = iter([published(space, **parse_options(published(space).space, words))])
     elif space in list_spaces():
         if indices is None:
             raise UserError(f"space '{space}' needs --indices; oneshot-nas spaces shows its choices")
-        arch = get_space(space, **parse_options(space, words)).from_indices(
-            parse_json(indices, f"--indices {shorten(indices)}"), order)
+        archs = iter([get_space(space, **parse_options(space, words)).from_indices(
+            parse_json(indices, f"--indices {shorten(indices)}"), order)])
     elif space == "-" or Path(space).is_file():
         if indices is not None:
             raise UserError(f"{shorten(space)} is an architecture already; it takes no --indices")
-        arch = next(iter(read_archs(space)))
-        if words:
-            arch = get_space(arch.space, **{**arch.options, **parse_options(arch.space, words)}).arch(arch.choices)
+        archs = (_moved(arch, words) for arch in read_archs(space))
     else:
         raise UserError(f"{shorten(space)} is neither a space ({', '.join(list_spaces())}) nor a file "
                         f"nor a published architecture ({', '.join(list_models())})")
-    typer.echo(json.dumps(space_of(arch).to_indices(arch, order) if as_indices else arch.to_json()))
+    for arch in archs:
+        typer.echo(json.dumps(space_of(arch).to_indices(arch, order) if as_indices else arch.to_json()))
+
+
+def _moved(arch: Arch, words: list[str]) -> Arch:
+    """The same choices in its space with some options changed. Raises: UserError."""
+    return get_space(arch.space, **{**arch.options, **parse_options(arch.space, words)}).arch(arch.choices) if words else arch

@@ -157,7 +157,7 @@ def command(
         if exact:
             from oneshot_nas.cli._exact import search_exactly
 
-            tell_unused(ctx, INDICATORS[indicator], arguments)
+            tell_unused(ctx, INDICATORS[indicator], arguments, staged=False)
             search_exactly(evaluator, searched, about, limits, run, arguments, json_)
             return
         if not INDICATORS[indicator].images:
@@ -173,7 +173,9 @@ def command(
 
             task = task.for_targets(parse_targets(targets, task.space_of_stage(0, ()), limits))
         task.check()
-        tell_unused(ctx, INDICATORS[indicator], arguments)
+        if not shared and not run.study.exists():
+            task.check_first_batch()
+        tell_unused(ctx, INDICATORS[indicator], arguments, staged=bool(task.stages))
         if task.stages and base is None:
             fixed_to = {name: ', '.join(map(str, sorted(set(values), key=str))) for name, values in task.start().choices.items()
                         if name not in task.stages[0]}
@@ -187,8 +189,8 @@ def command(
         finish(task, history, ending, run, arguments, evaluators(arguments), json_)
 
 
-def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, Any]) -> None:
-    """Say which options of the command line have no effect here."""
+def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, Any], staged: bool) -> None:
+    """Say which options of the command line have no effect here; a `staged` search leaves some choices fixed."""
     algorithm, targets = arguments["algorithm"], arguments["targets"] is not None
     idle = {
         "grid": algorithm != "coarse-to-fine" and "it is for --algorithm coarse-to-fine",
@@ -196,7 +198,7 @@ def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, A
         "mutation": algorithm == "random" and "algorithm random has no parents",
         "children": not (indicator.screened or targets or algorithm == "coarse-to-fine") and "it is for --indicator predictor",
         "micronet_weight": arguments["objective"] != "micronet" and "it is for --objective micronet",
-        "base": not arguments["over"] and "it is for --over, which says what is searched; the rest is fixed",
+        "base": not staged and "it is for --over, which says what is searched; the rest is fixed",
         **dict.fromkeys(IMAGES, not indicator.images and f"indicator '{indicator.score}' looks at no images"),
         **(dict.fromkeys(CANDIDATES, "algorithm exact tries no candidates") if algorithm == "exact" else {}),
     }

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-ABOUT_DATA = ("data", "records", "options", "device", "contexts")  # what --set says for the shrunk space's supernet too
+# what --set says for the shrunk space's supernet too
+ABOUT_DATA = ("data", "records", "options", "device", "contexts", "holdout", "mean", "std", "channels", "crop_ratio")
 
 
 def command(

@@ -20,6 +20,7 @@ from oneshot_nas.config import Recipe
 from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.data.loader import Loader, decode_images, val_loader
+from oneshot_nas.data.seeds import by_key, derive_seed
 from oneshot_nas.data.source import Source, open_source
 from oneshot_nas.errors import UserError
 from oneshot_nas.nets.fixed import Network
@@ -167,7 +168,7 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
     """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
 
     `calib_images` and `val_images` take the first so many of each list (both are in a class-balanced order); None takes
-    all. `seed` 1, 2 ... rotates the calibration list first, and in place of all takes half of it, so that repeated evaluations
+    all. `seed` 1, 2 ... takes other calibration images, and in place of all a random half of them, so that repeated evaluations
     show the measurement noise.
     With `split` "val" the whole validation set is classified, which nothing was selected on: the figure to report.
 
@@ -192,16 +193,20 @@ def _check_validation(source: Source, folder: str) -> None:
 
 
 def _chosen(positions: Sequence[int], count: int | None, what: str, seed: int) -> list[int]:
-    """The first `count` positions after a rotation that `seed` decides; None is all of them, or half with a seed above 0."""
+    """`count` positions: the first ones, with `seed` 1, 2 ... the next ones while there are any, then random ones.
+
+    None is all of them, or a random half with a seed above 0.
+    """
     total = len(positions)
     if count is not None and not 1 <= count <= total:
         raise UserError(f"{count} {what} images asked for; the supernet's training kept {total} aside")
     if not total:
         raise UserError(f"the supernet's training kept no {what} images; train it with holdout.{what} above 0")
-    step = count if count is not None and count < total else total // 3 + 1
+    start = seed * (count or total)
     count = count or (total if seed == 0 else (total + 1) // 2)
-    start = seed * step % total
-    return list((*positions[start:], *positions[:start])[:count])
+    if start + count <= total:
+        return list(positions[start : start + count])
+    return by_key(np.array(positions), derive_seed(seed, total))[:count].tolist()
 
 
 def evaluate_fixed(folder: str | Path) -> dict[str, Any]:

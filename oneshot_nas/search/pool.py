@@ -139,10 +139,8 @@ def front_first(against: Sequence[str]) -> Order:
 
 def take(batch: Batch, pool: Pool, order: Iterable[int], wanted: int) -> int:
     """Put up to `wanted` new children into the batch, in that order; return how many it were."""
-    taken = 0
-    for place in order:
-        if taken == wanted or len(batch.proposals) == batch.n:
-            break
+    taken, places = 0, iter(order)
+    while taken < wanted and len(batch.proposals) < batch.n and (place := next(places, None)) is not None:
         origin = tuple(int(parent) for parent in pool.rows.parents[place] if parent != NOBODY)
         taken += batch.add(Proposal(batch.space.decode(pool.rows.indices[place].tolist()), origin))
     return taken

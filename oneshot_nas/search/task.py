@@ -137,6 +137,12 @@ class SearchTask:
             raise UserError(f"{self.screen.children} children are no choice for a population of {self.population}; "
                             f"give --children from {self.population} to {MOST_CHILDREN:,}")
 
+    def check_first_batch(self) -> None:
+        """Raise UserError when a space too large to be listed has fewer architectures inside the limits than a population."""
+        found = len(self.propose([], 0))
+        if found < self.population:
+            self.too_large(found)
+
     def _check_targets(self) -> None:
         if self.algorithm not in WITH_TARGETS:
             raise UserError(f"FLOPs targets do not go with algorithm '{self.algorithm}', which finds a whole front by itself; "

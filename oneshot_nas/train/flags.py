@@ -185,13 +185,14 @@ def _training(args: Namespace) -> dict[str, Any]:
     devices = args.num_gpus or args.num_cpus
     period = args.lr_decay_period
     decays = list(range(period, args.num_epochs, period)) if period else _numbers(args.lr_decay_epoch, "--lr-decay-epoch", int)
+    falls = {"decay": args.lr_decay, "decay_epochs": decays} if args.lr_mode == "step" and decays else {}
+    mode = args.lr_mode if args.lr_mode != "step" or decays else "constant"  # no step comes before the end
     return {
         "epochs": args.num_epochs, "batch_size": args.batch_size * devices, "seed": args.seed, "dtype": args.dtype,
         "depthwise_init": args.depthwise_init,
         "device": "gpu" if args.num_gpus else "cpu", "contexts": devices,
         "optimizer": {"name": args.optimizer, "lr": args.lr, "momentum": args.momentum, "wd": args.wd, "no_wd": args.no_wd},
-        "schedule": {"mode": args.lr_mode, "warmup_epochs": args.warmup_epochs, "warmup_lr": args.warmup_lr,
-                     "decay": args.lr_decay, "decay_epochs": decays},
+        "schedule": {"mode": mode, "warmup_epochs": args.warmup_epochs, "warmup_lr": args.warmup_lr, **falls},
         "loss": {"label_smoothing": SMOOTHING if args.label_smoothing else 0.0,
                  "mixup_alpha": args.mixup_alpha if args.mixup else 0.0, "mixup_off_epochs": args.mixup_off_epoch,
                  "teacher": args.teacher, "teacher_params": args.teacher_params,

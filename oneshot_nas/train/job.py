@@ -31,7 +31,7 @@ from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.progress import track
 from oneshot_nas.train.elastic import Score
 from oneshot_nas.train.losses import CrossEntropy
-from oneshot_nas.train.sampling import Sampler, describe, make_sampler, rng_of
+from oneshot_nas.train.sampling import Sampler, at_least, describe, make_sampler, rng_of
 from oneshot_nas.train.step import Forward, Shard
 from oneshot_nas.train.zoo import check_output, zoo_network
 
@@ -138,7 +138,7 @@ def _supernet_job(recipe: Recipe, source: Source, over: Space | None) -> Job:
     contexts = contexts_of(recipe)
     net = Supernet(space, recipe.bn_momentum)
     net.initialize(ctx=contexts)
-    over = space if over is None else over
+    over = at_least(space if over is None else over, recipe.sampler.least_scale)
     holdout = holdout_of(recipe, source.part("train").labels.astype(int))
 
     smallest, largest = cost(space.smallest()), cost(space.largest())

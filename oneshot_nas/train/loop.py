@@ -32,6 +32,7 @@ from oneshot_nas.train.guard import Collapse, Watch, heal_statistics
 from oneshot_nas.train.job import Job, absolute, asked_classes, make_job
 from oneshot_nas.train.losses import CrossEntropy, distillation
 from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metrics, logging, speed, tensorboard
+from oneshot_nas.train.sampling import at_least, scales_epoch
 from oneshot_nas.train.schedule import learning_rate
 from oneshot_nas.train.start import begin
 from oneshot_nas.train.step import LOSS_SCALE, accumulate, forget_gradients, mix, run_step, targets, trainer_of
@@ -63,9 +64,7 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
         log(loop.summary)
         _warn_of_enlarging(source, job.preprocessing.input_size, recipe.arch is not None, log)
-        if recipe.space is not None and recipe.sampler.first_channel_epoch >= recipe.epochs:
-            log(f"warning: in {recipe.epochs} epochs only the largest scales are trained (sampler.first_channel_epoch, "
-                f"--epoch-start-cs: {recipe.sampler.first_channel_epoch}); a search over scales would compare untrained ones")
+        _warn_of_schedules(recipe, job, log)
         return loop.run()
 
 
@@ -87,6 +86,21 @@ def _warn_of_enlarging(source: Source, full: int, given: bool, log: Log) -> None
                 "train_imagenet.py --input-size N)")
         log(f"warning: images of {stored[0]}x{stored[1]} pixels are enlarged to the {full}x{full} that the network takes; if "
             f"that is not meant, {mend}")
+
+
+def _warn_of_schedules(recipe: Recipe, job: Job, log: Log) -> None:
+    """Too few epochs for a warm-up are mostly a try-out of a long recipe, whose results should not be taken for more."""
+    if recipe.schedule.warmup_epochs >= recipe.epochs:
+        log(f"warning: the learning rate still warms up after the last of {recipe.epochs} epochs (schedule.warmup_epochs, "
+            f"--warmup-epochs: {recipe.schedule.warmup_epochs:g}); it never reaches {recipe.optimizer.lr:g}")
+    if job.space is None:
+        return
+    if recipe.sampler.first_channel_epoch >= recipe.epochs:
+        log(f"warning: in {recipe.epochs} epochs only the largest scales are trained (sampler.first_channel_epoch, "
+            f"--epoch-start-cs: {recipe.sampler.first_channel_epoch}); a search over scales would compare untrained ones")
+    elif (start := scales_epoch(at_least(job.space, recipe.sampler.least_scale), recipe.sampler)) >= recipe.epochs:
+        log(f"warning: the smallest scales join in epoch {start + 1} (sampler.warmup, --cs-warm-up), after the last of "
+            f"{recipe.epochs} epochs; a search over scales would compare untrained ones")
 
 
 def _figures(line: dict[str, Any]) -> str:

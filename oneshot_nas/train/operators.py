@@ -44,8 +44,19 @@ class Operator:
 
 
 def default_over(space: Space) -> tuple[str, ...]:
-    """The choices that hold operators: those whose values do not grow, or all where every choice's do."""
-    return tuple(c.name for c in space.choices if not c.ordered) or tuple(c.name for c in space.choices)
+    """The choices that hold operators: those whose values do not grow, or all with weights where every choice's do."""
+    return tuple(c.name for c in space.choices if not c.ordered) or with_weights(space)
+
+
+def with_weights(space: Space) -> tuple[str, ...]:
+    """The choices whose values differ in weights, as all do but those of a resolution."""
+    found = set()
+    for unit in cost_table(space, "macs").units:
+        for column, stride in zip(unit.columns, unit.strides, strict=True):
+            name, _, allowed = space.positions[column]
+            if np.ptp(unit.params.reshape(-1, len(allowed), stride), axis=1).any():
+                found.add(name)
+    return tuple(choice.name for choice in space.choices if choice.name in found)
 
 
 def operators(space: Space, over: Sequence[str]) -> list[Operator]:
@@ -108,16 +119,19 @@ def least_flops(space: Space, table: CostTable, column: int, value: int) -> int:
 
 
 def skip_values(space: Space) -> np.ndarray:
-    """Index of every decision's value that leaves its layer out, -1 where there is none."""
+    """Index of every decision's value that leaves its layer out, -1 where there is none: it alone has no weights there."""
     base = [0] * len(space.positions)
     found = np.full(len(base), -1)
     for column, (name, position, allowed) in enumerate(space.positions):
         mine = [unit.name for unit in space.units if unit.positions == ((name, position),)]
+        bare = []
         for index in range(len(allowed)) if mine else ():
             base[column] = index
             layers = [layer for layer in space.plan(space.decode(base)).layers if layer.unit in mine]
             if not any(layer.op.parameters() for layer in layers):
-                found[column] = index
+                bare.append(index)
+        if 0 < len(bare) < len(allowed):
+            found[column] = bare[-1]
         base[column] = 0
     return found
 

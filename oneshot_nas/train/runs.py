@@ -21,6 +21,7 @@ from oneshot_nas.files import read_json
 from oneshot_nas.nets.fixed import fixed_network
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.train.checkpoint import latest_weights, load_weights
+from oneshot_nas.train.sampling import at_least
 from oneshot_nas.train.zoo import zoo_network
 from oneshot_nas.values import listed
 
@@ -89,7 +90,7 @@ def open_supernet(folder: str | Path) -> SupernetFiles:
         raise UserError(f"{folder} holds no supernet.json, so it is not a supernet run; give the folder of a trained supernet")
     about, recipe = read_json(run.supernet, "supernet"), read_recipe(run.config)
     try:
-        space = training_space(about["space"], about["options"], recipe.allowed)
+        space = at_least(training_space(about["space"], about["options"], recipe.allowed), recipe.sampler.least_scale)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
     return SupernetFiles(run.path, space, recipe, about, latest_weights(run.checkpoint))

@@ -52,6 +52,13 @@ def make_sampler(space: Space, config: SamplerConfig, seed: int) -> Sampler:
     space = at_least(space, config.least_scale)
     if config.average_blocks and "block" not in (names := [choice.name for choice in space.choices]):
         raise UserError(f"average_blocks averages the operators of choice 'block'; space '{space.name}' has {show(names)}")
+    kinds = {choice.ordered for choice in space.choices}
+    if config.first_channel_epoch and True not in kinds:
+        raise UserError(f"sampler.first_channel_epoch {config.first_channel_epoch} holds every scale at its largest; space "
+                        f"'{space.name}' has no scales, leave it out")
+    if config.operator_warmup and False not in kinds:
+        raise UserError(f"sampler.operator_warmup {config.operator_warmup} lets operators join; space '{space.name}' has sizes "
+                        "only, leave it out")
     single = _single(space, config, seed)
     return single if config.sandwich is None else sandwich(space, single, config.sandwich)
 
@@ -112,11 +119,15 @@ def at_least(space: Space, least: float | None) -> Space:
 
 def limits_epoch(space: Space, config: SamplerConfig) -> int:
     """The first epoch in which every operator and every scale of `space` may be drawn freely."""
-    scales = config.first_channel_epoch
-    if config.warmup is not None:
-        smallest = min(float(value) for allowed in space.choice(SCALE).values for value in allowed)
-        scales += next((start for start, least in WARMUP[config.warmup] if least <= smallest), 0)
-    return max(scales, config.operator_warmup)
+    return max(scales_epoch(space, config), config.operator_warmup)
+
+
+def scales_epoch(space: Space, config: SamplerConfig) -> int:
+    """The first epoch in which every scale of `space` may be drawn."""
+    if config.warmup is None:
+        return config.first_channel_epoch
+    smallest = min(float(value) for allowed in space.choice(SCALE).values for value in allowed)
+    return config.first_channel_epoch + next((start for start, least in WARMUP[config.warmup] if least <= smallest), 0)
 
 
 def uniform(space: Space, seed: int, config: SamplerConfig) -> Sampler:

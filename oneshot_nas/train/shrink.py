@@ -25,7 +25,7 @@ from oneshot_nas.config import Recipe, RunFolder, training_space
 from oneshot_nas.costs.limits import Limits, check_reachable, sample_within
 from oneshot_nas.data.source import open_source
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import read_json, write_json, write_params
+from oneshot_nas.files import as_json, read_json, write_json, write_params
 from oneshot_nas.indicators.additive import Weights
 from oneshot_nas.indicators.angle import angle_sums, angles
 from oneshot_nas.search.task import limits_json
@@ -33,7 +33,7 @@ from oneshot_nas.spacefile import space_json, write_space
 from oneshot_nas.train.checkpoint import latest_weights
 from oneshot_nas.train.job import absolute, asked_classes
 from oneshot_nas.train.loop import train
-from oneshot_nas.train.operators import Operator, default_over, scored, without, worst
+from oneshot_nas.train.operators import Operator, default_over, scored, with_weights, without, worst
 from oneshot_nas.train.report import Log, logging
 from oneshot_nas.values import show
 
@@ -81,7 +81,9 @@ class Shrinking:
             raise UserError("angles compare how far operators have turned, which needs equal training: set "
                             "sampler.operator_warmup=0")
         for name in self.over:
-            space.choice(name)
+            several = any(len(values) > 1 for values in space.choice(name).values)
+            if several and name not in (known := with_weights(space)):
+                raise UserError(f"angles do not depend on '{name}', which changes no weights; --over takes {show(known)}")
         check_reachable(space, self.limits)
         steps = self.most_steps(space)
         if steps and self.epochs(steps) > recipe.epochs:
@@ -131,10 +133,11 @@ class _State:
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.path} holds a step that is none ({error}); it was changed by hand") from None
 
-    def add(self, space: Space, plan: Shrinking, found: Sequence[Operator], dropped: Sequence[Operator], refreshed: bool) -> None:
+    def add(self, space: Space, plan: Shrinking, epochs: int, found: Sequence[Operator], dropped: Sequence[Operator],
+            refreshed: bool) -> None:
         """Record a finished step."""
         self.steps.append({
-            "step": len(self.steps) + 1, "epochs": plan.epochs(len(self.steps) + 1), "size": plan.size(space), "base": refreshed,
+            "step": len(self.steps) + 1, "epochs": epochs, "size": plan.size(space), "base": refreshed,
             "dropped": [[o.choice, o.position, o.value] for o in dropped],
             "operators": [[o.choice, o.position, o.value, o.score, o.pool] for o in found]})
         write_json(self.path, KIND, {"identity": self.identity, "steps": self.steps})
@@ -154,7 +157,7 @@ def shrink(recipe: Recipe, out: str | Path, plan: Shrinking, say: Log | None = N
     whole = training_space(recipe.space or "", {**recipe.options, "classes": source.class_count}, recipe.allowed)
     plan = replace(plan, over=plan.over or default_over(whole))
     plan.check(whole, recipe)
-    identity = {**asdict(plan), "over": list(plan.over), "limits": limits_json(plan.limits), "space": space_json(whole)}
+    identity = as_json({**asdict(plan), "limits": limits_json(plan.limits), "space": space_json(whole)})
     with run.lock(), logging(run.log, say) as log:
         RunFolder(run.path / "supernet").check_recipe(recipe)
         state = _State.read(run.path / "shrink.json", identity)
@@ -173,8 +176,12 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     """Train, score and drop once; returns the smaller space, or `space` itself where nothing can go."""
     number = len(state.steps) + 1
     supernet, base = RunFolder(run.path / "supernet"), run.path / "base.params"
-    log(f"step {number}: {plan.size(space):.4g} combinations, training to epoch {plan.epochs(number)}")
-    train(recipe, supernet.path, log, until=plan.epochs(number), over=space)
+    if plan.epochs(number) > recipe.epochs:
+        log(f"warning: the limits kept so many operators that step {number} comes after the last of the {recipe.epochs} epochs: "
+            "it scores the same weights again")
+    else:
+        log(f"step {number}: {plan.size(space):.4g} combinations, training to epoch {plan.epochs(number)}")
+        train(recipe, supernet.path, log, until=plan.epochs(number), over=space)
     current = latest_weights(supernet.checkpoint)
     refreshed = any(step["base"] for step in state.steps)
     sums = angle_sums(space, Weights(base if refreshed else supernet.initial), Weights(current))
@@ -188,7 +195,7 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     refresh = not refreshed and len(state.dropped()) + len(dropped) > plan.refresh
     if refresh:  # before the step is recorded: until then a new try still measures from the old ones
         write_params(base, "network", partial(_copy, current), {"space": space.name, "step": number})
-    state.add(smaller, plan, found, dropped, refresh)
+    state.add(smaller, plan, min(plan.epochs(number), recipe.epochs), found, dropped, refresh)
     write_space(run.path / "space.json", smaller)
     log(f"step {number}: dropped {show(f'{o.choice}[{o.position}] {o.value}' for o in dropped)}"
         + ("; angles are measured from the present weights from now on" if refresh else ""))
