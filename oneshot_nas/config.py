@@ -183,7 +183,7 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
     if "kind" in content:  # every file of a run says what it is; a recipe written by hand need not
         check_kind(content, KIND, source)
         content = {key: value for key, value in content.items() if key not in ("kind", "version")}
-    if arch is not None and "space" in content:  # a supernet's own start and trained part are not its networks'
+    if arch is not None and content.get("space") is not None:  # a supernet's own start and trained part are not its networks'
         content = {key: value for key, value in content.items() if key not in ("trainable", "start")}
     for override in overrides:
         _override(content, override)
@@ -215,15 +215,15 @@ def _with_space_file(content: dict[str, Any], path: str) -> dict[str, Any]:
             "allowed": space_json(space)["allowed"]}
 
 
-def _differences(key: str, before: Any, after: Any) -> list[str]:
-    """What differs between two values of a recipe, by key of the innermost section."""
+def _differences(key: str, before: Any, after: Any, unset: bool) -> list[str]:
+    """What differs between two values of a recipe, by key of the innermost section; with `unset` a None after fits everything."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [text for part in {**before, **after} for text in
-                _differences(f"{key}.{part}", before.get(part), after.get(part))]
+                _differences(f"{key}.{part}", before.get(part), after.get(part), unset)]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return [text for place, pair in enumerate(zip(before, after, strict=True)) for text in
-                _differences(f"{key}[{place}]", *pair)]
-    return [] if before == after else [f"{key}: {shorten(before)} -> {shorten(after)}"]
+                _differences(f"{key}[{place}]", *pair, unset)]
+    return [] if before == after or (unset and after is None) else [f"{key}: {shorten(before)} -> {shorten(after)}"]
 
 
 def _sentences(errors: Iterable[Any]) -> Iterator[str]:
@@ -262,7 +262,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     *sections, last = key.split(".")
     target = content
     for section in sections:
-        target = target.setdefault(section, {})
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
         if not isinstance(target, dict):
             raise UserError(f"--set {override!r}: '{section}' is not a section of the recipe")
     target[last] = parse_yaml(value, f"--set {key}") if last not in ("data", "flops", "params", "supernet") else value
@@ -302,7 +304,7 @@ class _Loader(yaml.SafeLoader):
 
 def dump_recipe(recipe: Recipe) -> str:
     """YAML text of the whole recipe, defaults included; reading it gives the same recipe."""
-    content = {"kind": KIND, "version": VERSION, **recipe.model_dump(mode="json", exclude_none=True)}
+    content = {"kind": KIND, "version": VERSION, **recipe.model_dump(mode="json")}
     return yaml.safe_dump(content, sort_keys=False, width=120)
 
 
@@ -334,12 +336,15 @@ class RunFolder:
         self.check_recipe(recipe)
         write_text(self.config, dump_recipe(recipe))
 
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise UserError when the folder holds a checkpoint of another recipe; what decides no number may differ."""
+    def check_recipe(self, recipe: Recipe, unset: bool = False) -> None:
+        """Raise UserError when the folder holds a checkpoint of another recipe; what decides no number may differ.
+
+        With `unset` what the recipe leaves to the data and to defaults may be anything, as before it is resolved.
+        """
         if not self.config.exists():
             return
         before, after = read_recipe(self.config).model_dump(), recipe.model_dump()
-        changed = [text for key in after if key not in INERT for text in _differences(key, before[key], after[key])]
+        changed = [text for key in after if key not in INERT for text in _differences(key, before[key], after[key], unset)]
         if changed and (self.checkpoint / "latest.json").exists():
             told = "; ".join(changed[:5] + ["..."] * (len(changed) > 5))
             raise UserError(f"{self.path} holds a run with another recipe ({told}); give the same recipe to resume it, or "
@@ -364,8 +369,8 @@ class RunFolder:
             raise UserError(f"another process is working in {self.path}; wait for it, or give another folder") from None
         try:
             yield
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(SAVED) from None
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(*(stop.args or (SAVED,))) from None
         except UserError:
             if made:
                 self._remove_unused()

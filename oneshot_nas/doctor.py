@@ -126,6 +126,10 @@ def machine_problems(mxnet: dict[str, Any], threads: dict[str, Any], machine: di
     if mxnet["gpus"] == 0:
         yield Problem("float16 training", "no GPU is visible to MXNet, and it has no half-precision convolution on the CPU",
                       "train in float32, or use a CUDA build of MXNet on a machine with a GPU")
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        yield Problem("full speed", f"there is no C++ compiler ({compiler}), so the faster operators cannot be built",
+                      "install one (Debian and Ubuntu: apt-get install -y g++), or set CXX")
     wanted = threads["OMP_NUM_THREADS"]["value"] or ""
     if wanted.isdigit() and int(wanted) > machine["cores"]:
         why = f"OMP_NUM_THREADS={wanted} on {machine['cores']} usable cores makes training 2 to 3 times slower"

@@ -30,9 +30,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     A failure (disk full included) leaves the previous file as it was and removes the temporary one.
 
+    A link stays one: what it leads to is replaced.
+
     Raises: UserError when the path cannot be one of a file, WorkError when the file system refuses the write.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"cannot write {path}: it is a device or a pipe, no file; give another")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +72,18 @@ def as_json(value: Any) -> Any:
 def parse_json(text: str, source: str) -> Any:
     """Return the value of the JSON `text`; `source` names it in the error. Raises: UserError."""
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON: {error}") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; JSON's own reader lets the last of equal keys win in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"key '{twice}' is given twice")
+    return content
 
 
 def read_text(path: str | os.PathLike, what: str = "file") -> str:
@@ -107,11 +120,11 @@ def check_kind(content: Any, kind: str, source: str) -> None:
 def write_params(path: str | os.PathLike, kind: str, save: Callable[[str], None], about: dict[str, Any]) -> None:
     """Write a parameter file through `save(path)` and its description ``<path>.json``.
 
-    The description goes first: a kill between the two leaves a readable pair, because `about` never depends on the weights.
+    The description is replaced once the weights are written, and before they take their place.
     """
-    write_json(f"{path}.json", kind, about)
     with atomic_path(path) as temporary:
         save(str(temporary))
+        write_json(f"{path}.json", kind, about)
 
 
 def read_params_about(path: str | os.PathLike, kind: str) -> dict[str, Any] | None:

@@ -7,8 +7,11 @@ from oneshot_nas.errors import UserError
 LATER = {
     "int8": "int8 quantisation", "latency": "searching by measured latency", "mixed-precision": "a choice of bit widths",
     "bits": "a choice of bit widths", "detection": "training detection and segmentation networks",
+    "quantize": "int8 quantisation", "quantise": "int8 quantisation", "detect": "training detection and segmentation networks",
+    **dict.fromkeys(("kvstore", "machines", "hosts"), "training on several machines (a search is shared by --storage)"),
 }
-DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_")
+DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_", "custom_faster_rcnn",
+             "custom_mask_rcnn", "doublehead_rcnn", "icnet_", "danet_", "fastscnn")
 
 
 def later(word: str, instead: str) -> str | None:
@@ -24,5 +27,7 @@ def check_later(word: str, instead: str) -> None:
 
 def check_task(model: str) -> None:
     """Raise UserError for the name of a GluonCV model that does something else than classify."""
+    if model.lower().endswith("_int8"):
+        raise UserError(f"{LATER['int8']} ({model}) is not there yet; give the network without _int8")
     if model.lower().startswith(DETECTION):
         raise UserError(f"{LATER['detection']} ({model}) is not there yet; give a classification network")

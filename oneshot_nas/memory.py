@@ -9,6 +9,7 @@ import sys
 # parameters of glibc's mallopt and our values: one heap, from which the largest arrays come too, and which is not cut back
 SETTINGS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_THRESHOLD": (-3, 2**31 - 1), "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
             "M_TOP_PAD": (-2, 2**26)}
+NO_MMAP = (-4, 0)  # M_MMAP_MAX: nothing is mapped on its own
 
 
 def keep_freed_memory() -> bool:
@@ -27,4 +28,5 @@ def keep_freed_memory() -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    return all(library.mallopt(number, value) == 1 for number, value in SETTINGS.values())
+    taken = [library.mallopt(number, value) == 1 for number, value in SETTINGS.values()]
+    return all(taken) or library.mallopt(*NO_MMAP) == 1  # older glibc takes no such threshold

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+from oneshot_nas.later import later
 
 PROGRAM = "oneshot-nas"
 PACKAGE = Path(__file__).resolve().parent
@@ -20,7 +23,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        self.exit(2, f"error: {' '.join(message.split())}; see: {self.prog} --help\n")
+        see = f"see: {self.prog} --help"
+        named = re.findall(r"--([\w-]+)" if message.startswith("unrecognized") else r"choice: '([\w-]+)'", message)
+        told = next((told for word in named if (told := later(word, see))), f"{' '.join(message.split())}; {see}")
+        self.exit(2, f"error: {told}\n")
 
 
 def program() -> str:

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Trains the paper's searched network on ImageNet with the paper's recipe (Guo et al., ECCV 2020): 240 epochs, batch 1024,
 # SGD 0.9, lr 0.5 falling linearly to 0, weight decay 4e-5 on weights only, label smoothing 0.1. Top-1: 74.9 % by the official
-# release (its best of several), 73.7 to 74.0 % by others.
+# release (its best of several), 73.7 to 74.0 % by others. Its images are GluonCV's, RGB and normalised, with colour noise; those
+# of the official release, BGR and not normalised, are those of recipes/spos_retrain.yaml.
 #
 #   REC_TRAIN=train.rec REC_VAL=val.rec sh scripts/train_fixarch.sh [arguments of train_imagenet.py]
 #

@@ -185,7 +185,7 @@ GOOD = json.dumps(published("oneshot").to_json())
         (
             ["sample", "spos_shufflenet", "--flops", "1M:2M"],
             "",
-            "no architecture of 'spos_shufflenet' has FLOPs in 1M:2M; reachable is 94.96M:880.3M (rule macs)",
+            "no architecture of 'spos_shufflenet' has FLOPs in 1M:2M; reachable is 94.96M:880.3M, exactly",
         ),
         (["sample", "spos_shufflenet", "--flops", "2M:1M"], "", "FLOPs limit '2M:1M' is empty"),
         (["sample", "spos_shufflenet", "--params", "many"], "", "params limit 'many' is not LO:HI"),

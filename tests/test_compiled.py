@@ -1,5 +1,7 @@
 """The compiled operators: MXNet's functions and gradients; without a compiler nothing changes but the speed."""
 
+import os
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -221,6 +223,21 @@ def test_frozen_weights_get_no_gradient_and_the_others_the_same(stride):
         found.append([x.grad.asnumpy(), *(block.parameter(name).grad().asnumpy() for name in ("bn2.gamma", "bn3.beta"))])
     for plain, ours in zip(*found, strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * abs(plain).max())
+
+
+@needed
+def test_a_library_that_does_not_load_is_built_anew(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compiled, "_library", lambda: tmp_path / "compiled.so")
+    monkeypatch.setenv("CXX", f"{sys.executable} {tmp_path / 'compiler.py'}")  # a command of two words
+    (tmp_path / "compiler.py").write_text("import sys\nopen(sys.argv[-1], 'w').write('no library either')\n")
+    (tmp_path / "compiled.so").write_bytes(b"cut off")
+    compiled.available.cache_clear()
+    assert compiled.available() is False
+    assert (tmp_path / "compiled.so").read_text() == "no library either"
+    told = capsys.readouterr().err
+    assert "building faster operators" in told and "note: no faster operators" in told
+    assert sorted(os.listdir(tmp_path)) == ["compiled.so", "compiler.py"]
+    compiled.available.cache_clear()
 
 
 def test_without_a_compiler_mxnets_operators_are_used(monkeypatch, tmp_path, capsys):

@@ -210,6 +210,15 @@ def test_bare_records_get_their_class_count_from_the_labels(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_single_files_have_the_classes_that_dataset_json_declares(digits, tmp_path):
+    folder = shutil.copytree(digits[0], tmp_path / "copy")
+    about = json.loads((folder / "dataset.json").read_text())
+    about["classes"] += ["ten", "eleven"]
+    (folder / "dataset.json").write_text(json.dumps(about))
+    assert load_dataset(folder / "train.rec").class_count == 12
+    assert dataset_from_files(folder / "train.rec", None, folder / "val.rec").classes[-1] == "eleven"
+
+
 def test_a_part_that_is_absent_is_said(tmp_path):
     write_records(tmp_path / "val.rec", [(0, PNG)])
     dataset = load_dataset(tmp_path)

@@ -17,10 +17,11 @@ from oneshot_nas import progress
 from oneshot_nas.arch import read_arch_file, read_archs
 from oneshot_nas.cli._found import run_name
 from oneshot_nas.cli.main import run
-from oneshot_nas.config import dump_recipe
+from oneshot_nas.config import Recipe, dump_recipe
 from oneshot_nas.data.augment import make_augment
 from oneshot_nas.data.loader import decode_images
 from oneshot_nas.indicators.accuracy import _chosen, load_evaluator
+from oneshot_nas.quickstart import table
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.runs import load_supernet
 
@@ -247,6 +248,33 @@ def test_calibration_images_vary_as_in_training_unless_the_recipe_says_otherwise
         assert evaluator.about["augment"] == (folder != other)
 
 
+def test_the_end_of_the_quickstart_reads_what_the_commands_write(road, tmp_path):
+    for name in ("search", "retrain"):
+        shutil.copytree(road / name, tmp_path / name)
+    assert call("export", "--run", road / "retrain", "--format", "symbol", "--out", tmp_path / "export") == 0
+    told = table(tmp_path)
+    best = json.loads((road / "search" / "result.json").read_text())["best"]["scores"]["top1"]
+    last = json.loads((road / "retrain" / "result.json").read_text())["last"]["val_top1"]
+    assert f"{best:.2%} on held-out" in told and f"{last:.2%} on the validation set" in told
+    assert "network-symbol.json" in told and "next:" in told
+
+
+def test_config_yaml_is_the_whole_resolved_recipe_and_trains_the_same(road, tmp_path):
+    for name in ("supernet", "retrain"):
+        config = yaml.safe_load((road / name / "config.yaml").read_text())
+        assert set(config) == {"kind", "version", *Recipe.model_fields}
+        assert config["crop_ratio"] == 1.0 and len(config["mean"]) == len(config["std"]) == 3
+        words = ["train", "--recipe", road / name / "config.yaml", "--set", "epochs=2", "--out", tmp_path / name]
+        assert call(*words) == 0
+        one, other = (json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[-1]) for folder in (road, tmp_path))
+        assert {**one, "timing": 0} == {**other, "timing": 0}
+        assert (tmp_path / name / "config.yaml").read_text() == (road / name / "config.yaml").read_text()
+    assert config["arch"]["options"]["classes"] == 4
+    config = yaml.safe_load((road / "supernet" / "config.yaml").read_text())
+    assert config["options"] == dict(load_supernet(road / "supernet").space.options)
+    assert (config["holdout"]["calibration"], config["holdout"]["validation"]) == (8, 8)
+
+
 def test_what_needs_no_validation_images_works_without_them(road, tmp_path, monkeypatch):
     """Export and a start from the supernet recalibrate only: they neither need nor decode the validation list."""
     folder = tmp_path / "supernet"
@@ -394,6 +422,9 @@ def test_plots_of_every_run(road):
     (["train", "--recipe", "{road}/supernet.yaml", "--set", "epochs=99999999999999999999", "--out", "{road}/s2"], "1000000"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--algorithm", "latency"], "not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--rule", "latency"], "latency) is not there yet"),
+    (["evaluate", "--supernet", "{road}/supernet", "--arch", "x", "--indicator", "latency"], "latency) is not there yet"),
+    (["train", "--recipe", "{road}/supernet.yaml", "--set", "kvstore=dist_sync", "--out", "{road}/s2"], "(kvstore) is not there"),
+    (["quantize"], "int8 quantisation (quantize) is not there yet"),
     (["search", "--supernet", "{road}/supernet", "--out", "{road}/s2", "--population", "1" + 24 * "0"], "is too large; give"),
     (["export", "--run", "{road}/retrain", "--name", "../evil", "--out", "{road}/x"], "'../evil' is no file name"),
     (["export", "--run", "{road}/retrain", "--name", "", "--out", "{road}/x"], "'' is no file name"),

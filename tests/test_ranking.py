@@ -85,6 +85,14 @@ def test_files_are_joined_by_architecture(tmp_path, archs, capsys):
     assert printed == {"count": 3, "kendall_tau": pytest.approx(1 / 3), "regret": {"1": pytest.approx(0.1), "3": 0}}
 
 
+def test_lines_of_evaluate_need_no_name_of_a_score(tmp_path, archs):
+    for name, scores in (("a", (0.1, 0.2, 0.3)), ("b", (0.5, 0.4, 0.9))):
+        lines = [{"arch": arch, "top1": score, "top5": 1.0} for arch, score in zip(archs, scores, strict=False)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = ranking.compare_files(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"))
+    assert found.count == 3 and found.kendall_tau == pytest.approx(1 / 3)
+
+
 def test_scores_without_architectures_go_line_by_line(tmp_path):
     first, second, short = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
     first.write_text("0.5\n0.7\n")

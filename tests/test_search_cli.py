@@ -172,6 +172,17 @@ def test_a_population_beyond_a_narrow_window_leaves_no_trace(tmp_path, capsys):
     assert search("--population", str(count), *limits) == 0
 
 
+def test_weights_that_change_while_a_search_runs_are_told(monkeypatch, capsys):
+    def load(*words, seed=0):
+        return Fake(seed, {"supernet": "runs/supernet", "weights": "old" if seed == 0 else "new"})
+
+    monkeypatch.setitem(vars(sys.modules["oneshot_nas.indicators.accuracy"]), "load_evaluator", load)
+    assert search() == 0
+    told = capsys.readouterr().err
+    assert "note: the noise was not measured: the supernet has been trained on since this search began" in told
+    assert read_json("found/result.json", "search-result")["noise"] is None
+
+
 def test_json_is_alone_on_stdout(capsys):
     assert search("--json") == 0
     result = json.loads(capsys.readouterr().out)

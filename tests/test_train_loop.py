@@ -448,6 +448,40 @@ def test_images_enlarged_to_twice_their_size_are_worth_a_warning(data, size, war
     assert [line.startswith(start) and mend in line for line in log] == [True] * warned
 
 
+@pytest.mark.parametrize(("every", "told"), [(1, "state saved after epoch 1, the same command resumes"),
+                                             (9, "no epoch has been saved yet, the same command begins anew")])
+def test_ctrl_c_says_what_is_kept(data, tmp_path, monkeypatch, every, told):
+    real = loop._Loop._epoch
+
+    def struck(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return real(self, epoch)
+
+    monkeypatch.setattr(loop._Loop, "_epoch", struck)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(tiny.gluoncv(data, epochs=3, save_every=every), tmp_path, quiet)
+    assert str(stop.value) == told
+
+
+def test_a_resumed_run_may_leave_out_what_the_data_decided_but_nothing_else(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=2), tmp_path, quiet, until=1)
+    with pytest.raises(UserError, match="another recipe .ema: None -> 0.9"):
+        train(tiny.gluoncv(data, epochs=2, ema=0.9), tmp_path, quiet)
+    with pytest.raises(UserError, match=r"another recipe .mean: \(123"):
+        train(tiny.gluoncv(data, epochs=2, mean=[1, 2, 3]), tmp_path, quiet)
+    assert train(tiny.gluoncv(data, epochs=2), tmp_path, quiet)["epoch"] == 2
+
+
+def test_hidden_files_of_others_beside_a_checkpoint_are_left_alone(data, tmp_path):
+    folder = tmp_path / "checkpoint"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    (folder / ".gitignore").write_text("*")
+    (folder / ".weights-0001.params.1.tmp").write_text("of a killed process")
+    train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
+    assert {path.name for path in folder.iterdir() if path.name[0] == "."} == {".ipynb_checkpoints", ".gitignore"}
+
+
 def test_averages_and_the_guard_work_for_networks_whose_shapes_only_data_decide(data, tmp_path):
     last = train(tiny.gluoncv(data, epochs=1, ema=0.9, guard={}), tmp_path / "run", quiet)
     assert math.isfinite(last["loss"]) and last["skipped"] == 0

@@ -148,8 +148,9 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(data, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted; state saved, the same command resumes" and "Traceback" not in errors
     saved = json.loads((tmp_path / "run/checkpoint/latest.json").read_text())
+    told = f"interrupted; state saved after epoch {saved['epoch']}, the same command resumes"
+    assert errors.splitlines()[-1] == told and "Traceback" not in errors
     assert 1 <= saved["epoch"] < 300
     assert checkpoint.latest_weights(tmp_path / "run/checkpoint").exists()
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -34,13 +36,16 @@ def available() -> bool:
     """Whether the compiled operators are loaded; the first call builds it, once per machine, into the user's cache (20 s)."""
     if os.environ.get("ONESHOT_NAS_PLAIN") == "1":
         return False
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
     try:
         library = _library()
-        if not library.exists() and (compiler is None or not _build(compiler, library)):
+        if library.exists():
+            with suppress(OSError, RuntimeError):  # cut off, or built beside another C++ library: then anew
+                mx.library.load(str(library), verbose=False)
+                return True
+        if not _build(library):
             return False
         mx.library.load(str(library), verbose=False)
-    except (OSError, RuntimeError) as error:  # no home, a cache that cannot be read, a broken library
+    except (OSError, RuntimeError) as error:  # no home, a cache that cannot be read, a library that does not load
         print(f"note: no faster operators ({str(error).splitlines()[0]}); using MXNet's own", file=sys.stderr)
         return False
     return True
@@ -53,8 +58,9 @@ def usable(parameters: Iterable[Parameter]) -> bool:
 
 def _library() -> Path:
     """Where the library for this source, MXNet and processor lives."""
-    cpu = next((line for line in _cpu_lines() if line.startswith("flags")), platform.machine())
-    key = hashlib.sha256(b"\0".join([_source().read_bytes(), mx.__version__.encode(), cpu.encode(), " ".join(FLAGS).encode()]))
+    cpu = sorted({line for line in _cpu_lines() if line.startswith(("flags", "Features", "CPU part"))}) or [platform.machine()]
+    about = [mx.__version__, *cpu, *platform.libc_ver(), *FLAGS]
+    key = hashlib.sha256(b"\0".join([_source().read_bytes(), *map(str.encode, about)]))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "oneshot_nas" / f"compiled-{key.hexdigest()[:16]}.so"
 
@@ -70,15 +76,19 @@ def _cpu_lines() -> list[str]:
         return []
 
 
-def _build(compiler: str, library: Path) -> bool:
-    """Compile the library; False, with one line on stderr, when that fails."""
-    package = Path(mx.__file__).parent
-    temporary = library.with_suffix(f".{os.getpid()}")
+def _build(library: Path) -> bool:
+    """Compile the library; False when there is no compiler or, with one line on stderr, when that fails."""
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    if shutil.which(compiler[0]) is None:
+        return False
+    package, temporary = Path(mx.__file__).parent, None
     print("building faster operators for this machine (once, some 20 seconds) ...", file=sys.stderr)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([compiler, *FLAGS, f"-I{package / 'include'}", str(_source()), str(package / "src" / "lib_api.cc"),
-                        "-o", str(temporary)], check=True, capture_output=True, timeout=300)
+        handle, temporary = tempfile.mkstemp(dir=library.parent, prefix=".compiled-")  # machines may share the folder
+        os.close(handle)
+        subprocess.run([*compiler, *FLAGS, f"-I{package / 'include'}", str(_source()), str(package / "src" / "lib_api.cc"),
+                        "-o", temporary], check=True, capture_output=True, timeout=300)
         os.replace(temporary, library)
     except (OSError, subprocess.SubprocessError) as error:
         detail = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace").strip().splitlines()
@@ -86,6 +96,7 @@ def _build(compiler: str, library: Path) -> bool:
         print(f"note: it could not be built ({reason}); using MXNet's own operators", file=sys.stderr)
         return False
     finally:
-        with suppress(OSError):  # a path through a file, for one
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):  # where it has become the library
+                os.unlink(temporary)
     return True

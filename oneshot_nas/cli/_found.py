@@ -12,6 +12,7 @@ from typing import Any
 from oneshot_nas.cli._supernet import tell_useless
 from oneshot_nas.config import RunFolder, read_recipe
 from oneshot_nas.costs.limits import human
+from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, write_json, write_text
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.history import History
@@ -37,7 +38,11 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
     load = functools.lru_cache(maxsize=1)(load_evaluator)
     candidates = history.candidates
     result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
-    noise = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
+    try:
+        noise = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
+    except UserError as error:  # the result is there all the same
+        noise = None
+        print(f"note: the noise was not measured: {error}", file=sys.stderr)
     result["noise"] = noise and {**noise, "halves": arguments["calib_images"] is None}
     if task.screen:
         from oneshot_nas.indicators.predictor import screening_tau

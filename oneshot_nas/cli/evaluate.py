@@ -41,11 +41,13 @@ def command(
     from oneshot_nas.cli._supernet import tell_unfinished, tell_useless
     from oneshot_nas.cli.search import INDICATORS
     from oneshot_nas.errors import UserError
+    from oneshot_nas.later import check_later
     from oneshot_nas.values import show
 
     known = [name for name, each in INDICATORS.items() if not each.screened]
     if (supernet is None) == (run is None) or (supernet is not None) != (arch is not None):
         raise UserError("give either --supernet RUN with --arch FILE, or --run RUN of a trained fixed network")
+    check_later(indicator, f"there are {show(known)}")
     if indicator not in known:
         raise UserError(f"unknown indicator '{indicator}'; there are {show(known)}")
     if run is not None and indicator != "accuracy":

@@ -186,7 +186,7 @@ def command(
         ending = work(task, evaluator, history, run, url, arguments)
         from oneshot_nas.cli._found import finish
 
-        finish(task, history, ending, run, arguments, evaluators(arguments), json_)
+        finish(task, history, ending, run, arguments, evaluators(arguments, evaluator.about.get("weights")), json_)
 
 
 def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, Any], staged: bool) -> None:
@@ -207,14 +207,29 @@ def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, A
             print(f"note: --{name.replace('_', '-')} has no effect: {idle[name]}", file=sys.stderr)
 
 
-def evaluators(arguments: dict[str, Any]) -> Any:
-    """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement."""
+def load_same(load: Any, weights: str, *words: Any, **options: Any) -> Any:
+    """The evaluator that `load` gives. Raises: UserError when the supernet's weights have another digest than `weights`."""
+    from oneshot_nas.errors import UserError
+
+    evaluator = load(*words, **options)
+    if evaluator.about.get("weights", weights) != weights:
+        raise UserError("the supernet has been trained on since this search began, so its scores would not compare; stop the "
+                        "training, or search in another --out when it is done")
+    return evaluator
+
+
+def evaluators(arguments: dict[str, Any], weights: str | None = None) -> Any:
+    """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement.
+
+    With the digest of `weights` it loads no others; see `load_same`.
+    """
     import functools
 
     chosen = INDICATORS[arguments["indicator"]]
     images = (arguments["calib_images"], arguments["val_images"]) if chosen.images else ()
     given = {"base_weights": arguments["base_weights"]} if arguments["base_weights"] else {}
-    return functools.partial(chosen.load(), arguments["supernet"], *images, **given)
+    load = functools.partial(chosen.load(), arguments["supernet"], *images, **given)
+    return load if weights is None else functools.partial(load_same, load, weights)
 
 
 def part_of(evaluator: Any, path: str | None) -> tuple[Space, dict[str, Any]]:
@@ -284,6 +299,6 @@ def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url
 
         if arguments["workers"] == 1:
             return run_search(task, evaluator, history, told=told)
-        others = Workers(arguments["workers"] - 1, url, arguments["study"], evaluators(arguments),
+        others = Workers(arguments["workers"] - 1, url, arguments["study"], evaluators(arguments, evaluator.about.get("weights")),
                          one_machine=arguments["storage"] is None)
         return run_parallel(task, evaluator, history, others, told)

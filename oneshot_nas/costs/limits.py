@@ -102,7 +102,7 @@ def check_reachable(space: Space, limits: Limits) -> None:
         if low > most or high < least:
             raise UserError(
                 f"no architecture of '{space.name}' has {name} in {human(low)}:{human(high)}; "
-                f"reachable is {human(least)}:{human(most)} (rule {limits.rule})"
+                f"reachable is {human(least)}:{human(most)}, exactly {least:,} to {most:,} (rule {limits.rule})"
             )
     table = cost_table(space, limits.rule)
     for reach in reaches(*resources(table, limits)):
@@ -151,7 +151,9 @@ def _narrowest(space: Space, limits: Limits) -> Window | None:
         if (low, high) != ANY:
             window = count_within(space, limits.rule, key, low, high)
             if not window.count:
+                least, most = reachable(cost_table(space, limits.rule))[key == "params"]
                 raise UserError(f"no architecture of '{space.name}' has {name} from {low:,.0f} to {high:,.0f}, a gap between "
-                                f"the values it can have (rule {limits.rule}); widen the limits")
+                                f"the values it can have, which go from {least:,} to {most:,} (rule {limits.rule}); widen the "
+                                "limits")
             windows.append(window)
     return min(windows, key=lambda window: window.count, default=None)

@@ -123,7 +123,8 @@ def dataset_from_files(
     mean: Triple = IMAGENET_MEAN,
     std: Triple = IMAGENET_STD,
 ) -> Dataset:
-    """Return the data set of single .rec files; an .idx defaults to the same name, class names to classes.txt beside the first.
+    """Return the data set of single .rec files; an .idx defaults to the same name, class names to those that
+    dataset.json or classes.txt beside the first declares.
 
     Raises: UserError for labels that are not 0, 1, 2 ... below the class count, or for a class count other than `class_count`.
     """
@@ -132,7 +133,7 @@ def dataset_from_files(
     if not present:
         raise UserError("a data set needs at least one .rec file")
     if classes is None:
-        classes = _class_names(present[0].rec.parent)
+        classes = declared_classes(present[0].rec.parent)
     found = max(_largest_label(index) for index in present) + 1
     if classes is not None and found > len(classes):
         beyond = next(index for index in present if _largest_label(index) >= len(classes))

@@ -234,7 +234,7 @@ def _shared(shape: Shape) -> tuple[Any, np.ndarray]:
 
     Filling the view costs no copy; mx.nd.array would also wait for the computations that are queued already (0.1 s a batch).
     """
-    array = mx.nd.empty(shape)
+    array = mx.nd.empty(shape, ctx=mx.cpu())  # whatever the current one is
     pointer = ctypes.c_void_p()
     check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return array, np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), shape)

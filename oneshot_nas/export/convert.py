@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ def write_network(path: str | os.PathLike, params: Arrays, owner: Arch | Space, 
     """
     import mxnet as mx
 
+    from oneshot_nas.train.checkpoint import save_arrays
+
     arrays = {name: mx.nd.array(array, dtype="float32") for name, array in params.items()}
     whose = {"arch": owner.to_json()} if isinstance(owner, Arch) else {"space": owner.name, "options": dict(owner.options)}
     about = {**whose, "source": source, "preprocessing": FORMATS[source].preprocessing}
-    write_params(path, "network", lambda temporary: mx.nd.save(temporary, arrays), about)
+    write_params(path, "network", partial(save_arrays, arrays=arrays), about)
 
 
 def read_network(path: str | os.PathLike) -> dict[str, np.ndarray]:

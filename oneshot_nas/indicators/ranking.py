@@ -70,7 +70,7 @@ def compare_files(indicator: str, standalone: str, indicator_score: str = "score
 def read_scores(path: str, score: str = "score") -> dict[str, float]:
     """Scores by network of a JSON Lines file; a network that occurs twice counts with its last line.
 
-    A line is ``{"arch": {...}, "score": number}``, or one of ``oneshot-nas history --json``, whose ``scores`` hold
+    A line is ``{"arch": {...}, "score": number}``, or one of ``oneshot-nas evaluate --json`` or ``history --json``, which hold
     the name `score` ("score" then means "top1"); a candidate that failed is left out. A line without an architecture, which
     may be the number alone, counts by its line number.
 
@@ -102,8 +102,9 @@ def _lines(path: str, score: str) -> list[tuple[int, Arch | None, float]]:
         if entry.get("error"):
             continue
         value = entry.get(score)
-        if value is None and isinstance(entry.get("scores"), dict):
-            value = entry["scores"].get("top1" if score == "score" else score)
+        if value is None:  # of `history --json` within "scores", of `evaluate --json` outside
+            held = entry["scores"] if isinstance(entry.get("scores"), dict) else entry
+            value = held.get("top1" if score == "score" else score)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where} has no finite number '{score}'; a line is a number, or an object such as "
                             f'{{"arch": {{...}}, "{score}": 0.7}}')

@@ -9,6 +9,7 @@ from typing import Any
 
 from oneshot_nas.arch import Arch
 from oneshot_nas.errors import WorkError
+from oneshot_nas.progress import track
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.family import members
 from oneshot_nas.search.pareto import pareto_front
@@ -33,10 +34,10 @@ def measure_noise(task: SearchTask, candidates: Sequence[Candidate], reevaluate:
     if not best or repeats < 1:
         return None
     values = {c.index: [task.objective.fitness(c)] for c in best}
-    for repeat in range(1, repeats + 1):  # outer loop: one set of calibration images at a time
-        for candidate in best:
-            scores = {**reevaluate(candidate.arch, repeat), **task.objective.extra(task.space, candidate.arch)}
-            values[candidate.index].append(task.objective.of(scores))
+    again = [(repeat, candidate) for repeat in range(1, repeats + 1) for candidate in best]  # one set of images at a time
+    for repeat, candidate in track(again, "measuring the noise", unit="evaluation"):
+        scores = {**reevaluate(candidate.arch, repeat), **task.objective.extra(task.space, candidate.arch)}
+        values[candidate.index].append(task.objective.of(scores))
     spread = {index: statistics.stdev(found) for index, found in values.items()}
     return {
         "std": math.sqrt(statistics.fmean(std**2 for std in spread.values())),

@@ -59,8 +59,10 @@ def save_checkpoint(folder: Path, net: Block, trainer: Trainer, position: Positi
         "updates": trainer.optimizer.num_update, **({} if average is None else {"average": averaged}),
     })
     for path in folder.iterdir():
-        if path.name not in keep and path.name.startswith(("weights-", "optimizer-", "average-", ".")):
-            path.unlink(missing_ok=True)
+        ours = path.name.startswith(("weights-", "optimizer-", "average-")) or (path.name[0] == "." and path.suffix == ".tmp")
+        if ours and path.name not in keep:
+            with suppress(OSError):  # the new checkpoint is complete, whatever becomes of the old one
+                path.unlink()
 
 
 def amend(folder: Path, state: dict[str, Any]) -> None:

@@ -94,7 +94,7 @@ def parser() -> Parser:
     add("--crop-ratio", type=float, help="of validation; 0.875 unless given, or 1 when the images have the input size")
     add("--augment", choices=("imagenet", "small", "digits", "none"), default="imagenet",
         help="training augmentation; imagenet is GluonCV's")
-    add("--rgb-mean", metavar="R,G,B", help="in 0..255; the data set's or ImageNet's unless given")
+    add("--rgb-mean", metavar="R,G,B", help="in 0..255; ImageNet's unless given")
     add("--rgb-std", metavar="R,G,B", help="in 0..255")
     add("--data-backend", choices=BACKENDS, default=BACKENDS[0],
         help=f"who decodes images; {BACKENDS[0]} is our own loader, the others are not there")

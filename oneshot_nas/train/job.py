@@ -107,6 +107,21 @@ def absolute(recipe: Recipe) -> Recipe:
         "sampler": section(recipe.sampler, "predictor")})
 
 
+def resolved(recipe: Recipe, job: Job) -> Recipe:
+    """The recipe with all that its data set and defaults have decided in it, so that it means the same beside other data."""
+    prepared = job.preprocessing
+    found: dict[str, Any] = {"mean": prepared.mean, "std": prepared.std, "crop_ratio": prepared.crop_ratio}
+    if job.space is not None and job.holdout is not None:
+        sizes = {"calibration": len(job.holdout.calibration), "validation": len(job.holdout.validation)}
+        found |= {"options": dict(job.space.options), "holdout": recipe.holdout.model_copy(update=sizes)}
+    elif recipe.arch is not None and job.arch is not None:
+        found["arch"] = job.arch.to_json()
+    else:
+        options = job.arch.options if job.arch is not None else {"classes": job.classes, "input_size": prepared.input_size}
+        found["options"] = {**recipe.options, **options}
+    return recipe.model_copy(update=found)
+
+
 def make_job(recipe: Recipe, source: Source, over: Space | None = None) -> Job:
     """Build and initialise what the recipe trains; `over` is the part of a supernet's space that is trained (none: all of it).
 

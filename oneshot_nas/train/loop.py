@@ -6,7 +6,8 @@ import math
 import os
 import random
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -29,7 +30,7 @@ from oneshot_nas.train import checkpoint
 from oneshot_nas.train.average import Average
 from oneshot_nas.train.checkpoint import Position
 from oneshot_nas.train.guard import Collapse, Watch, heal_statistics
-from oneshot_nas.train.job import Job, absolute, asked_classes, make_job
+from oneshot_nas.train.job import Job, absolute, asked_classes, make_job, resolved
 from oneshot_nas.train.losses import CrossEntropy, distillation
 from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metrics, logging, speed, tensorboard
 from oneshot_nas.train.sampling import at_least, scales_epoch
@@ -54,11 +55,13 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
     of a recipe gives up.
     """
     run, recipe = RunFolder(out), absolute(recipe)
-    with run.lock(), logging(run.log, say) as log:
-        run.check_recipe(recipe)
+    with run.lock(), _told_what_is_kept(run), logging(run.log, say) as log:
+        run.check_recipe(recipe, unset=True)
         source = open_source(recipe, asked_classes(recipe))
         job = make_job(recipe, source, over)
         _check_same_data(run, source)
+        recipe = resolved(recipe, job)
+        run.check_recipe(recipe)
         loop = _Loop(recipe, run, source, job, log, min(until or recipe.epochs, recipe.epochs))
         loop.prepare()
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
@@ -66,6 +69,18 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         _warn_of_enlarging(source, job.preprocessing.input_size, recipe.arch is not None, log)
         _warn_of_schedules(recipe, job, log)
         return loop.run()
+
+
+@contextmanager
+def _told_what_is_kept(run: RunFolder) -> Iterator[None]:
+    """Within it Ctrl-C says which epoch's state the same command resumes from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (run.checkpoint / "latest.json").exists():
+            raise KeyboardInterrupt("no epoch has been saved yet, the same command begins anew") from None
+        epoch = checkpoint.read_latest(run.checkpoint)["epoch"]
+        raise KeyboardInterrupt(f"state saved after epoch {epoch}, the same command resumes") from None
 
 
 def _check_same_data(run: RunFolder, source: Source) -> None:
@@ -271,9 +286,6 @@ class _Loop:
         checkpoint.average_statistics(job.net, job.contexts)
         job.refresh()
         self._check_weights(epoch)
-        if (epoch + 1) * self.steps >= CHANCE_STEPS and top1 <= 1.2 / job.classes and not mixup:
-            self.log(f"warning: after {(epoch + 1) * self.steps} steps training accuracy is {top1:.4f}, chance is "
-                     f"{1 / job.classes:.4f}; lower the lr, add warm-up, or check the labels (oneshot-nas data check)")
         lr = self._rate((epoch + 1) * self.steps - 1)
         line: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "train_top1": top1, "lr": lr}
         if self.watch is not None:
@@ -281,6 +293,10 @@ class _Loop:
         if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
             with self.average.shown() if self.average else nullcontext():
                 line |= {f"val_{name}": value for name, value in job.validate().items()}
+        seen, what = (line.get("val_top1", 1.0), "validation") if mixup else (top1, "training")  # mixup blurs the labels
+        if (epoch + 1) * self.steps >= CHANCE_STEPS and seen <= 1.2 / job.classes:
+            self.log(f"warning: after {(epoch + 1) * self.steps} steps {what} accuracy is {seen:.4f}, chance is "
+                     f"{1 / job.classes:.4f}; lower the lr, add warm-up, or check the labels (oneshot-nas data check)")
         line["timing"] = {"images_per_second": tally.images / seconds, "data_wait": waiting.share, "seconds": seconds,
                           "validate_seconds": time.monotonic() - start - seconds}
         self.log(f"epoch {epoch + 1}/{recipe.epochs}  {_figures(line)}  {speed(tally.images, seconds)}  "

@@ -104,14 +104,14 @@ def load_supernet(folder: str | Path, contexts: list | None = None) -> SupernetR
         preprocessing = Preprocessing.from_json(run.about["preprocessing"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.folder / 'supernet.json'} lacks {error}; it was not written by this program") from None
-    net = Supernet(run.space)
+    net, digest = Supernet(run.space), run.digest
     load_weights(net, run.weights, contexts or [mx.cpu()])
     broken = [name for name, parameter in net._collect_params_with_prefix().items()
               if not np.isfinite(parameter.list_data()[0].asnumpy()).all()]
     if broken:
         raise UserError(f"{run.weights} holds numbers that are not finite ({listed('arrays', broken)}): training diverged, or "
                         "the file is damaged; train again with a lower lr or guard: {}")
-    return SupernetRun(run.folder, run.space, net, run.recipe, holdout, preprocessing, run.about, run.digest)
+    return SupernetRun(run.folder, run.space, net, run.recipe, holdout, preprocessing, run.about, digest)
 
 
 def load_fixed(folder: str | Path, contexts: list | None = None) -> FixedRun:

@@ -159,7 +159,7 @@ def shrink(recipe: Recipe, out: str | Path, plan: Shrinking, say: Log | None = N
     plan.check(whole, recipe)
     identity = as_json({**asdict(plan), "limits": limits_json(plan.limits), "space": space_json(whole)})
     with run.lock(), logging(run.log, say) as log:
-        RunFolder(run.path / "supernet").check_recipe(recipe)
+        RunFolder(run.path / "supernet").check_recipe(recipe, unset=True)
         state = _State.read(run.path / "shrink.json", identity)
         space = without(whole, state.dropped())
         write_space(run.path / "space.json", space)

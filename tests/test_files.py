@@ -1,0 +1,48 @@
+"""Files that survive a kill and know what they are: links, devices, what is written first, JSON that says a thing once."""
+
+import json
+import os
+
+import pytest
+
+from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.files import parse_json, read_json, write_json, write_params, write_text
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "file.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink() and target.read_text() == "new"
+    assert os.listdir(tmp_path / "real") == ["file.txt"]
+
+
+def test_devices_and_pipes_are_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(UserError, match="it is a device or a pipe, no file; give another"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo() and not os.path.isfile("/dev/null")
+
+
+def test_a_description_never_tells_of_weights_that_were_not_written(tmp_path):
+    path = tmp_path / "net.params"
+
+    def full(temporary):
+        raise OSError(28, "No space left on device")
+
+    write_params(path, "network", lambda temporary: write_text(temporary, "first"), {"number": 1})
+    with pytest.raises(WorkError, match="No space left on device; the previous file, if any, is unchanged"):
+        write_params(path, "network", full, {"number": 2})
+    assert path.read_text() == "first" and read_json(f"{path}.json", "network")["number"] == 1
+
+
+def test_a_key_given_twice_is_refused_and_a_byte_order_mark_is_not(tmp_path):
+    with pytest.raises(UserError, match="a.json is not valid JSON: key 'b' is given twice"):
+        parse_json('{"a": {"b": 1, "c": 2, "b": 3}}', "a.json")
+    write_json(tmp_path / "a.json", "thing", {"a": 1})
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text(), encoding="utf-8-sig")
+    assert read_json(tmp_path / "b.json", "thing") == json.loads((tmp_path / "a.json").read_text())
