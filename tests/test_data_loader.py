@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oneshot_nas import progress
 from oneshot_nas.data.augment import Augment, augment_image, draw, make_augment
 from oneshot_nas.data.datasets import dataset_from_files
 from oneshot_nas.data.folder import load_folder
@@ -164,6 +165,13 @@ def test_small_or_wrong_requests_are_refused(numbers):
         val_loader(numbers, batch_size=0, preprocessing=PLAIN)
     with pytest.raises(UserError, match="position 83 is outside"):
         decode_images(numbers, [83], PLAIN)
+
+
+def test_decoding_many_images_shows_how_far_it_is(numbers, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    images, labels = decode_images(numbers, range(40), PLAIN)
+    assert len(images) == len(labels) == 40
+    assert capsys.readouterr().err.splitlines() == [f"decoding images: chunk {number} of 3" for number in (1, 2, 3)]
 
 
 def test_half_precision(numbers):

@@ -22,6 +22,7 @@ from oneshot_nas.data.augment import Augment, augment_image, draw
 from oneshot_nas.data.images import Images, Preprocessing, fit, normaliser, ordered_map, read_image
 from oneshot_nas.data.seeds import shuffled
 from oneshot_nas.errors import UserError
+from oneshot_nas.progress import track
 
 Batch = tuple[Any, Any]  # data (N, 3, H, W) and label (N,), NDArrays on the CPU
 Prepare = Callable[[np.ndarray, np.ndarray], None]  # positions -> rows of a batch, written in place
@@ -134,7 +135,8 @@ def decode_images(
         prepare = _for_evaluation(images, preprocessing)
     else:
         prepare = _for_training(images, preprocessing, augment, seed, epoch=0)
-    (data,) = _filled(prepare, order, len(order), preprocessing.input_size, threads, _private)
+    filled = _filled(prepare, order, len(order), preprocessing.input_size, threads, _private)
+    (data,) = (array for array in track(filled, "decoding images", -(-len(order) // CHUNK), "chunk") if array is not None)
     return data, images.labels[order].astype(np.int64)
 
 
@@ -192,6 +194,8 @@ def _loader(
     def start() -> Iterator[Batch]:
         first = 0
         for data in _filled(prepare, order, batch_size, preprocessing.input_size, threads, _shared):
+            if data is None:
+                continue
             label, view = _shared((len(data),))
             view[:] = labels[first : first + len(data)]
             first += len(data)
@@ -208,7 +212,8 @@ def _filled(
     threads: int,
     allocate: Callable[[Shape], tuple[Any, np.ndarray]],
 ) -> Iterator[Any]:
-    """Yield arrays of the prepared images of `order`, (up to batch_size, 3, size, size); threads fill the next ones meanwhile.
+    """Yield arrays of the prepared images of `order`, (up to batch_size, 3, size, size), and None for every `CHUNK` images that
+    do not complete one; threads fill the next ones meanwhile.
 
     allocate(shape) returns what is yielded and the float32 numpy view of it that the threads fill.
     """
@@ -226,7 +231,7 @@ def _filled(
         return array if row + CHUNK >= len(positions) else None
 
     ahead = max(threads, AHEAD * -(-batch_size // CHUNK))
-    return (array for array in ordered_map(fill, tasks(), threads, ahead + 1) if array is not None)
+    return ordered_map(fill, tasks(), threads, ahead + 1)
 
 
 def _shared(shape: Shape) -> tuple[Any, np.ndarray]:
