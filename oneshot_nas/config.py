@@ -332,8 +332,7 @@ class RunFolder:
         return self.path / names[name]
 
     def save_recipe(self, recipe: Recipe) -> None:
-        """Write config.yaml. Raises: UserError that names the difference when another recipe has been trained here."""
-        self.check_recipe(recipe)
+        """Write config.yaml, of a recipe that `check_recipe` has passed."""
         write_text(self.config, dump_recipe(recipe))
 
     def check_recipe(self, recipe: Recipe, unset: bool = False) -> None:

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from oneshot_nas.errors import INSTALL_EXTRA, UserError
-from oneshot_nas.threads import configure_threads, import_mxnet, usable_cores, usable_memory
+from oneshot_nas.threads import compiler, configure_threads, import_mxnet, usable_cores, usable_memory
 
 PACKAGES = (
     "oneshot-nas", "mxnet", "gluoncv", "numpy", "scipy", "opencv-python", "opencv-python-headless", "scikit-learn", "matplotlib",
@@ -126,10 +126,9 @@ def machine_problems(mxnet: dict[str, Any], threads: dict[str, Any], machine: di
     if mxnet["gpus"] == 0:
         yield Problem("float16 training", "no GPU is visible to MXNet, and it has no half-precision convolution on the CPU",
                       "train in float32, or use a CUDA build of MXNet on a machine with a GPU")
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        yield Problem("full speed", f"there is no C++ compiler ({compiler}), so the faster operators cannot be built",
-                      "install one (Debian and Ubuntu: apt-get install -y g++), or set CXX")
+    if not compiler():
+        why = f"there is no C++ compiler ({os.environ.get('CXX') or 'c++'}), so the faster operators cannot be built"
+        yield Problem("full speed", why, "install one (Debian and Ubuntu: apt-get install -y g++), or set CXX")
     wanted = threads["OMP_NUM_THREADS"]["value"] or ""
     if wanted.isdigit() and int(wanted) > machine["cores"]:
         why = f"OMP_NUM_THREADS={wanted} on {machine['cores']} usable cores makes training 2 to 3 times slower"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -64,6 +66,12 @@ def describe_threads() -> dict[str, dict[str, str | None]]:
         set_by = None if value is None else "oneshot_nas" if value == os.environ.get(OURS + name) else "user"
         described[name] = {"value": value, "set_by": set_by}
     return described
+
+
+def compiler() -> list[str]:
+    """The command of the C++ compiler, CXX= or c++; [] when there is none."""
+    words = shlex.split(os.environ.get("CXX") or "c++")
+    return words if words and shutil.which(words[0]) else []
 
 
 def usable_cores() -> int:

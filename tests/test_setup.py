@@ -20,7 +20,7 @@ import oneshot_nas.threads
 from oneshot_nas.cli import doctor as doctor_command
 from oneshot_nas.doctor import core_problems, extra_problems, machine_problems
 from oneshot_nas.errors import UserError
-from oneshot_nas.threads import configure_threads, import_mxnet, remedy, usable_cores
+from oneshot_nas.threads import compiler, configure_threads, import_mxnet, remedy, usable_cores
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("sh", "cat", "cksum", "dirname", "grep", "mkdir", "rm", "sed", "sleep", "tr")
@@ -427,3 +427,12 @@ def test_doctor_names_too_many_threads():
     told = " ".join(problem.why for problem in machine_problems({"gpus": 0}, threads, machine))
     for words in ("on 2 usable cores", "passive", "1.0 GiB of memory", "0.5 GiB of disk", "no GPU"):
         assert words in told
+
+
+@pytest.mark.parametrize(("command", "there"), [(f"env {sys.executable}", True), ("/nowhere/c++", False), (" ", False)])
+def test_doctor_finds_the_compiler_that_builds_the_operators(monkeypatch, command, there):
+    monkeypatch.setenv("CXX", command)
+    threads = {name: {"value": None, "set_by": None} for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    problems = machine_problems({"gpus": 1}, threads, {"cores": 2, "memory_gib": 99.0, "disk_free_gib": 99.0})
+    assert any("there is no C++ compiler" in problem.why for problem in problems) is not there
+    assert bool(compiler()) == there

@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,8 @@ from pathlib import Path
 
 import mxnet as mx
 from mxnet.gluon import Parameter
+
+from oneshot_nas.threads import compiler
 
 KERNELS = (5, 7)  # sizes at which the depthwise convolution is faster than MXNet's
 ACTIVATIONS = ("relu6", "swish", "hswish")  # oneDNN's relu is as fast as ours would be
@@ -78,8 +78,8 @@ def _cpu_lines() -> list[str]:
 
 def _build(library: Path) -> bool:
     """Compile the library; False when there is no compiler or, with one line on stderr, when that fails."""
-    compiler = shlex.split(os.environ.get("CXX") or "c++")
-    if shutil.which(compiler[0]) is None:
+    command = compiler()
+    if not command:
         return False
     package, temporary = Path(mx.__file__).parent, None
     print("building faster operators for this machine (once, some 20 seconds) ...", file=sys.stderr)
@@ -87,7 +87,7 @@ def _build(library: Path) -> bool:
         library.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=library.parent, prefix=".compiled-")  # machines may share the folder
         os.close(handle)
-        subprocess.run([*compiler, *FLAGS, f"-I{package / 'include'}", str(_source()), str(package / "src" / "lib_api.cc"),
+        subprocess.run([*command, *FLAGS, f"-I{package / 'include'}", str(_source()), str(package / "src" / "lib_api.cc"),
                         "-o", temporary], check=True, capture_output=True, timeout=300)
         os.replace(temporary, library)
     except (OSError, subprocess.SubprocessError) as error:
