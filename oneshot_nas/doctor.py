@@ -126,8 +126,8 @@ def machine_problems(mxnet: dict[str, Any], threads: dict[str, Any], machine: di
     if mxnet["gpus"] == 0:
         yield Problem("float16 training", "no GPU is visible to MXNet, and it has no half-precision convolution on the CPU",
                       "train in float32, or use a CUDA build of MXNet on a machine with a GPU")
-    if not compiler():
-        why = f"there is no C++ compiler ({os.environ.get('CXX') or 'c++'}), so the faster operators cannot be built"
+    if not compiler() and os.environ.get("ONESHOT_NAS_PLAIN") != "1":
+        why = f"no C++ compiler ({os.environ.get('CXX') or 'c++'}) to build the faster operators; those built before are used"
         yield Problem("full speed", why, "install one (Debian and Ubuntu: apt-get install -y g++), or set CXX")
     wanted = threads["OMP_NUM_THREADS"]["value"] or ""
     if wanted.isdigit() and int(wanted) > machine["cores"]:

@@ -35,10 +35,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     Raises: UserError when the path cannot be one of a file, WorkError when the file system refuses the write.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"cannot write {path}: it is a device or a pipe, no file; give another")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"cannot write {path}: it is a device or a pipe, no file; give another")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from oneshot_nas.errors import UserError
 
 LATER = {
-    "int8": "int8 quantisation", "latency": "searching by measured latency", "mixed-precision": "a choice of bit widths",
-    "bits": "a choice of bit widths", "detection": "training detection and segmentation networks",
-    "quantize": "int8 quantisation", "quantise": "int8 quantisation", "detect": "training detection and segmentation networks",
-    **dict.fromkeys(("kvstore", "machines", "hosts"), "training on several machines (a search is shared by --storage)"),
+    "latency": "searching by measured latency",
+    **dict.fromkeys(("int8", "quantize", "quantise"), "int8 quantisation"),
+    **dict.fromkeys(("mixed-precision", "bits"), "a choice of bit widths"),
+    **dict.fromkeys(("detection", "detect"), "training detection and segmentation networks"),
+    **dict.fromkeys(("kvstore", "machines", "hosts"), "training on several machines"),
 }
 DETECTION = ("ssd_", "yolo", "faster_rcnn", "mask_rcnn", "center_net", "fcn_", "psp_", "deeplab_", "custom_faster_rcnn",
              "custom_mask_rcnn", "doublehead_rcnn", "icnet_", "danet_", "fastscnn")

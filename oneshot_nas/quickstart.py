@@ -22,6 +22,7 @@ from oneshot_nas.interrupts import leave, quiet_interrupts
 from oneshot_nas.threads import configure_threads, usable_cores
 
 INTERRUPTED = 130
+RUNS = ("supernet", "search", "retrain")  # run folders, all with pictures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def call(command: list[str]) -> int:
 
 def steps(out: Path, given: Namespace) -> Iterator[tuple[str, list[str]]]:
     """Yield (title, command) of every step, in order; each is asked for when those before it are done."""
-    data, supernet, search, retrain = (str(out / name) for name in ("data", "supernet", "search", "retrain"))
+    data, supernet, search, retrain = (str(out / name) for name in ("data", *RUNS))
     seed = str(given.seed)
     if not (out / "data" / "dataset.json").exists():
         yield "Pack 1,797 real images of handwritten digits", ["data", "digits", data, "--seed", seed]
@@ -82,7 +83,7 @@ def steps(out: Path, given: Namespace) -> Iterator[tuple[str, list[str]]]:
             "--set", f"data={data}", "--set", f"seed={seed}", "--out", retrain])
     yield ("Export it; each file is read back and compared",
            ["export", "--run", retrain, "--format", "symbol,onnx", "--out", str(out / "export")])
-    for name in ("supernet", "search", "retrain"):
+    for name in RUNS:
         yield f"Draw {name}", ["plot", str(out / name)]
 
 
@@ -112,7 +113,7 @@ def table(out: Path) -> str:
         ("supernet accuracy", f"{search['best']['scores']['top1']:.2%} on held-out training images, inherited weights"),
         ("retrained accuracy", f"{trained['last']['val_top1']:.2%} on the validation set"),
         ("files", ", ".join(sorted(str(path) for path in (out / "export").iterdir()))),
-        ("pictures", ", ".join(str(path) for path in sorted(out.glob("*/plots/*.png")))),
+        ("pictures", ", ".join(str(path) for run in RUNS for path in sorted((out / run / "plots").glob("*.png")))),
     ]
     commands = [
         shell.command("evaluate", "--run", out / "retrain"),

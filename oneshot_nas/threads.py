@@ -70,7 +70,10 @@ def describe_threads() -> dict[str, dict[str, str | None]]:
 
 def compiler() -> list[str]:
     """The command of the C++ compiler, CXX= or c++; [] when there is none."""
-    words = shlex.split(os.environ.get("CXX") or "c++")
+    try:
+        words = shlex.split(os.environ.get("CXX") or "c++")
+    except ValueError:  # a quotation mark without its other half
+        return []
     return words if words and shutil.which(words[0]) else []
 
 

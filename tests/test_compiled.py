@@ -236,7 +236,11 @@ def test_a_library_that_does_not_load_is_built_anew(monkeypatch, tmp_path, capsy
     assert (tmp_path / "compiled.so").read_text() == "no library either"
     told = capsys.readouterr().err
     assert "building faster operators" in told and "note: no faster operators" in told
-    assert sorted(os.listdir(tmp_path)) == ["compiled.so", "compiler.py"]
+    assert sorted(os.listdir(tmp_path)) == ["compiled.failed", "compiled.so", "compiler.py"]
+    compiled.available.cache_clear()
+    assert compiled.available() is False  # but not at every start
+    told = capsys.readouterr().err
+    assert "building faster operators" not in told and "note: no faster operators" in told
     compiled.available.cache_clear()
 
 

@@ -340,6 +340,26 @@ def test_a_kill_while_the_files_move_in_leaves_no_half_data_set(photos, tmp_path
         pack_folder(photos, out, val_ratio=0.2)
 
 
+def test_what_was_interrupted_at_the_very_end_is_no_leave_to_pack_something_else(photos, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(packers.os, "replace", breaking(packers.os.replace))
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(photos, tmp_path / "out")
+    with pytest.raises(UserError, match="train.rec is already there; give another folder"):
+        pack_digits(tmp_path / "out")
+    assert load_dataset(tmp_path / "out").classes == ("ant", "cat")
+
+
+def breaking(replace):
+    """An os.replace that is interrupted before it moves dataset.json to its place."""
+    def until_dataset(source, target):
+        if Path(source) == Path(target).parent / packers.PACKING / "dataset.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    return until_dataset
+
+
 def test_check_as_json_says_that_records_and_dataset_json_disagree(digits, tmp_path):
     folder = shutil.copytree(digits[0], tmp_path / "copy")
     about = json.loads((folder / "dataset.json").read_text())

@@ -171,7 +171,7 @@ def test_decoding_many_images_shows_how_far_it_is(numbers, monkeypatch, capsys):
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     images, labels = decode_images(numbers, range(40), PLAIN)
     assert len(images) == len(labels) == 40
-    assert capsys.readouterr().err.splitlines() == [f"decoding images: chunk {number} of 3" for number in (1, 2, 3)]
+    assert capsys.readouterr().err.splitlines() == [f"decoding images: batch {number} of 3" for number in (1, 2, 3)]
 
 
 def test_half_precision(numbers):

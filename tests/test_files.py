@@ -21,11 +21,16 @@ def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):
 
 def test_devices_and_pipes_are_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "null").symlink_to("/dev/null")
-    for name in ("pipe", "null"):
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
         with pytest.raises(UserError, match="it is a device or a pipe, no file; give another"):
             write_text(tmp_path / name, "text")
-    assert (tmp_path / "pipe").is_fifo() and not os.path.isfile("/dev/null")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
+def test_what_the_file_system_refuses_is_told(tmp_path):
+    with pytest.raises(WorkError, match="File name too long; the previous file, if any, is unchanged"):
+        write_text(tmp_path / ("a" * 300), "text")
 
 
 def test_a_description_never_tells_of_weights_that_were_not_written(tmp_path):

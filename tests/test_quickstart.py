@@ -3,7 +3,8 @@
 import json
 from argparse import Namespace
 
-from oneshot_nas.quickstart import steps
+from oneshot_nas.model_zoo import published
+from oneshot_nas.quickstart import steps, table
 
 GIVEN = Namespace(budget=60, population=10, flops=":3M", seed=7)
 
@@ -33,6 +34,18 @@ def test_data_that_is_there_is_not_packed_again(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").touch()
     assert commands(tmp_path)[0][0] == "train"
+
+
+def test_the_table_names_the_pictures_of_this_winner(tmp_path):
+    for name in ("supernet", "search", "retrain", "retrain-1"):
+        (tmp_path / name / "plots").mkdir(parents=True)
+        (tmp_path / name / "plots" / "curves.png").touch()
+    (tmp_path / "export").mkdir()
+    (tmp_path / "search" / "arch.json").write_text(json.dumps(published("oneshot").to_json()))
+    (tmp_path / "search" / "result.json").write_text(json.dumps({"best": {"scores": {"top1": 0.9}}}))
+    (tmp_path / "retrain" / "result.json").write_text(json.dumps({"last": {"val_top1": 0.95}}))
+    told = table(tmp_path)
+    assert told.count("curves.png") == 3 and "retrain-1" not in told and "95.00%" in told and "90.00%" in told
 
 
 def test_the_network_of_another_winner_is_kept(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -116,6 +117,13 @@ def test_who_may_only_read_a_folder_sees_what_the_write_ahead_log_holds(url, tmp
     monkeypatch.setattr(storages.os, "access", lambda path, mode: real(path, mode) and Path(path) != tmp_path)
     seen = read_history(url)
     assert [candidate.arch for candidate in seen.candidates] == [candidate.arch for candidate in history.candidates]
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name in ("study.db", "study.db-wal"):
+        shutil.copy(tmp_path / name, archive / name)
+    monkeypatch.setattr(storages.os, "access", lambda path, mode: real(path, mode) and Path(path) != archive)
+    with pytest.raises(UserError, match="study.db-wal in a folder that may not be written; copy both files to another folder"):
+        read_history(sqlite_url(archive / "study.db"))
 
 
 def test_the_first_claim_wins_and_the_other_is_withdrawn():

@@ -26,6 +26,7 @@ from oneshot_nas.shell import program
 from oneshot_nas.spacefile import narrow, read_space, space_json, write_space
 from oneshot_nas.train import shrink as module
 from oneshot_nas.train.operators import Operator, default_over, draw, draw_pool, operators, scored, skip_values, without, worst
+from oneshot_nas.train.runs import open_supernet
 from oneshot_nas.train.shrink import Shrinking, shrink
 
 OPTIONS = {"layout": "small", "input_size": 16, "classes": 4}
@@ -242,13 +243,24 @@ def test_an_elastic_space_shrinks_and_is_resumed(data, tmp_path, monkeypatch):
         shrink(elastic, tmp_path / "other", replace(plan, over=("resolution",)), quiet)
 
 
-def test_steps_after_the_last_epoch_score_the_same_weights_and_say_so(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step_epochs", [1, 2])
+def test_steps_after_the_last_epoch_score_the_same_weights_and_say_so(data, tmp_path, monkeypatch, step_epochs):
     monkeypatch.setattr(Shrinking, "most_steps", lambda self, space: 1)
     log = []
-    shrink(recipe(data, epochs=3), tmp_path, PLAN, log.append)
+    shrink(recipe(data, epochs=3), tmp_path, replace(PLAN, step_epochs=step_epochs), log.append)
+    assert read_json(tmp_path / "supernet" / "checkpoint" / "latest.json", "checkpoint")["epoch"] == 3
     steps = read_json(tmp_path / "shrink.json", "shrink")["steps"]
     assert [step["epochs"] for step in steps] == [2, 3, 3]
     assert sum("step 3 comes after the last of the 3 epochs: it scores the same weights again" in line for line in log) == 1
+
+
+def test_untrained_scales_are_no_part_of_the_shrunk_space(data, tmp_path):
+    two = tiny.narrow_supernet(data, allowed={"block": ["shuffle3", "shuffle5"]}, epochs=1, epoch_images=8,
+                               holdout={"calibration": 0, "validation": 0})
+    shrink(two, tmp_path, Shrinking(drop=1, until=2**19, first_epochs=1, step_epochs=1, samples=4), quiet)
+    supernet = open_supernet(tmp_path / "supernet").space
+    searched = narrow(supernet, tmp_path / "space.json")
+    assert searched.choice("scale") == supernet.choice("scale") and searched.size * 2 == supernet.size
 
 
 class Killed(BaseException):

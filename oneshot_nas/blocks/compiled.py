@@ -38,13 +38,19 @@ def available() -> bool:
         return False
     try:
         library = _library()
+        failed = library.with_suffix(".failed")  # there when what was built here did not load
         if library.exists():
-            with suppress(OSError, RuntimeError):  # cut off, or built beside another C++ library: then anew
+            try:
                 mx.library.load(str(library), verbose=False)
                 return True
+            except (OSError, RuntimeError):  # cut off, or built beside another C++ library: then anew, but once
+                if failed.exists() or not compiler():
+                    raise
         if not _build(library):
             return False
+        failed.touch()
         mx.library.load(str(library), verbose=False)
+        failed.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # no home, a cache that cannot be read, a library that does not load
         print(f"note: no faster operators ({str(error).splitlines()[0]}); using MXNet's own", file=sys.stderr)
         return False

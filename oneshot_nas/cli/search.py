@@ -183,10 +183,11 @@ def command(
                   + "; --base ARCH.json fixes it otherwise", file=sys.stderr)
         history = start_history(task, url, study, one_machine=shared is None)
         save_record(run, arguments)
-        ending = work(task, evaluator, history, run, url, arguments)
+        load_evaluator = evaluators(arguments, evaluator.about.get("weights"))  # from now on these weights and no others
+        ending = work(task, evaluator, load_evaluator, history, run, url, arguments)
         from oneshot_nas.cli._found import finish
 
-        finish(task, history, ending, run, arguments, evaluators(arguments, evaluator.about.get("weights")), json_)
+        finish(task, history, ending, run, arguments, load_evaluator, json_)
 
 
 def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, Any], staged: bool) -> None:
@@ -287,7 +288,8 @@ def identity(about: dict[str, Any]) -> dict[str, Any]:
     return {key: str(Path(value).resolve()) if key == "supernet" else value for key, value in about.items()}
 
 
-def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url: str, arguments: dict[str, Any]) -> Ending:
+def work(task: SearchTask, evaluator: Any, load_evaluator: Any, history: History, run: RunFolder, url: str,
+         arguments: dict[str, Any]) -> Ending:
     """Run the search, alone or with more processes, and write a line per candidate to log.txt."""
     from oneshot_nas.cli._found import line
     from oneshot_nas.search.loop import Workers, run_parallel, run_search
@@ -299,6 +301,6 @@ def work(task: SearchTask, evaluator: Any, history: History, run: RunFolder, url
 
         if arguments["workers"] == 1:
             return run_search(task, evaluator, history, told=told)
-        others = Workers(arguments["workers"] - 1, url, arguments["study"], evaluators(arguments, evaluator.about.get("weights")),
+        others = Workers(arguments["workers"] - 1, url, arguments["study"], load_evaluator,
                          one_machine=arguments["storage"] is None)
         return run_parallel(task, evaluator, history, others, told)

@@ -136,7 +136,7 @@ def decode_images(
     else:
         prepare = _for_training(images, preprocessing, augment, seed, epoch=0)
     filled = _filled(prepare, order, len(order), preprocessing.input_size, threads, _private)
-    (data,) = (array for array in track(filled, "decoding images", -(-len(order) // CHUNK), "chunk") if array is not None)
+    (data,) = (array for array in track(filled, "decoding images", -(-len(order) // CHUNK), "batch") if array is not None)
     return data, images.labels[order].astype(np.int64)
 
 

@@ -140,9 +140,12 @@ def write_dataset(
     Raises: UserError when `out` holds another data set, unless `overwrite`; WorkError when the disk refuses.
     """
     out = Path(out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder for the data set")
     fresh = not out.exists()
     interrupted = _move_in(out)
-    _check_free(out, made_by, overwrite or interrupted)  # who was interrupted at the very end may do it again
+    if not overwrite:
+        _check_free(out, made_by, again=interrupted)
     statistics, packing = _Statistics(len(classes)), out / PACKING
     try:
         for part, samples, total in zip(("train", "val"), (train, val), totals, strict=True):
@@ -209,16 +212,17 @@ class _Statistics:
         return {**parts, "image_size": size, "mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
 
 
-def _check_free(out: Path, made_by: dict[str, Any], overwrite: bool) -> None:
-    """Raise UserError when `out` holds records that this command would not write again exactly."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for the data set")
+def _check_free(out: Path, made_by: dict[str, Any], again: bool) -> None:
+    """Raise UserError when `out` holds records that this command would not write again exactly.
+
+    The images of a folder may have changed since: it is packed again only where that was interrupted at the very end (`again`).
+    """
     taken = [path for path in (out / "train.rec", out / "val.rec") if path.exists()]
-    if not taken or overwrite:
+    if not taken:
         return
     about = out / "dataset.json"
     same = about.is_file() and read_json(about, "dataset").get("made_by") == made_by
-    if not same or made_by["source"] == "folder":
+    if not same or (made_by["source"] == "folder" and not again):
         raise UserError(f"{taken[0]} is already there; give another folder, or replace it with --overwrite")
 
 

@@ -122,6 +122,10 @@ def _check_sqlite(path: Path, create: bool) -> None:
         if not path.parent.is_dir():
             raise UserError(f"cannot make the search history {path}: its folder does not exist")
         return
+    log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+    if not os.access(path.parent, os.W_OK) and log.exists() and log.stat().st_size and not index.exists():
+        raise UserError(f"{path} cannot be read together with {log.name} in a folder that may not be written; copy both files to "
+                        "another folder")
     try:
         with closing(_connect(path)) as database:
             tables = {row[0] for row in database.execute("select name from sqlite_master where type = 'table'")}

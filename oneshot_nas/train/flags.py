@@ -10,7 +10,7 @@ from oneshot_nas.arch import get_space
 from oneshot_nas.config import Recipe, parse_recipe
 from oneshot_nas.errors import UserError
 from oneshot_nas.model_zoo import list_models, published
-from oneshot_nas.train.flag_parser import BACKENDS, FIXED, IMAGENET, LAYOUTS, PAPER, SMOOTHING, SUPERNET
+from oneshot_nas.train.flag_parser import BACKENDS, FIXED, IMAGENET, LAYOUTS, PAPER, SMOOTHING, SUPERNET, parser
 
 SPACE = "spos_shufflenet"
 LEAST_SCALE = 0.6  # of --ignore-first-two-cs: the first two of the ten scales are 0.2 and 0.4
@@ -67,6 +67,10 @@ ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("zoo or gluoncv", ("use_pretrained",)),
     ("gluoncv", ("batch_norm", "use_gn", "last_gamma")),
 )
+# flags that mean something beside another one only
+BESIDE = {"mixup_alpha": "mixup", "mixup_off_epoch": "mixup", "warmup_lr": "warmup_epochs", "teacher_params": "teacher",
+          "temperature": "teacher", "hard_weight": "teacher", "resume_states": "resume_params", "resume_epoch": "resume_params",
+          **dict.fromkeys(("rec_train", "rec_train_idx", "rec_val", "rec_val_idx"), "use_rec")}
 WORDS = {"supernet": SUPERNET, "arch": FIXED, "zoo": "the networks of our zoo", "gluoncv": "GluonCV's models"}
 
 
@@ -86,13 +90,11 @@ def _check_flags(args: Namespace) -> None:
     if args.data_backend != BACKENDS[0]:
         raise UserError(f"--data-backend {args.data_backend} is not there; leave it out: our loader decodes on the CPU with "
                         "--num-data-workers threads")
-    records = [name for name in ("rec_train", "rec_train_idx", "rec_val", "rec_val_idx") if getattr(args, name)]
-    if records and not args.use_rec:
-        raise UserError(f"--{records[0].replace('_', '-')} is given without --use-rec; add --use-rec to read RecordIO files")
-    if (args.resume_states or args.resume_epoch) and not args.resume_params:
-        raise UserError("--resume-states and --resume-epoch need --resume-params FILE; a run folder resumes without any of them")
-    if args.teacher_params and not args.teacher:
-        raise UserError("--teacher-params is given without --teacher NAME")
+    usual = parser()
+    for name, other in BESIDE.items():
+        if getattr(args, name) != usual.get_default(name) and not getattr(args, other):
+            flag, needed = (f"--{word.replace('_', '-')}" for word in (name, other))
+            raise UserError(f"{flag} means nothing without {needed}; give {needed} as well, or leave it out")
     if args.num_gpus and args.num_cpus != 1:
         raise UserError("--num-cpus divides the work when there are no GPUs; give either --num-gpus or --num-cpus")
     for name in ("num_gpus", "save_frequency", "log_interval", "lr_decay_period", "resume_epoch"):

@@ -148,12 +148,13 @@ def _start_small(net: Block) -> None:
 
 def _supernet_job(recipe: Recipe, source: Source, over: Space | None) -> Job:
     assert recipe.space is not None
-    space = training_space(recipe.space, {**recipe.options, "classes": source.class_count}, recipe.allowed)
-    preprocessing = preprocessing_of(recipe, source, int(space.options["input_size"]))
+    whole = training_space(recipe.space, {**recipe.options, "classes": source.class_count}, recipe.allowed)
+    preprocessing = preprocessing_of(recipe, source, int(whole.options["input_size"]))
     contexts = contexts_of(recipe)
-    net = Supernet(space, recipe.bn_momentum)
+    net = Supernet(whole, recipe.bn_momentum)
     net.initialize(ctx=contexts)
-    over = at_least(space if over is None else over, recipe.sampler.least_scale)
+    space = at_least(whole, recipe.sampler.least_scale)
+    over = space if over is None else at_least(over, recipe.sampler.least_scale)
     holdout = holdout_of(recipe, source.part("train").labels.astype(int))
 
     smallest, largest = cost(space.smallest()), cost(space.largest())

@@ -33,7 +33,7 @@ from oneshot_nas.train.guard import Collapse, Watch, heal_statistics
 from oneshot_nas.train.job import Job, absolute, asked_classes, make_job, resolved
 from oneshot_nas.train.losses import CrossEntropy, distillation
 from oneshot_nas.train.report import Bar, Log, Tally, append_metrics, kept_metrics, logging, speed, tensorboard
-from oneshot_nas.train.sampling import at_least, scales_epoch
+from oneshot_nas.train.sampling import scales_epoch
 from oneshot_nas.train.schedule import learning_rate
 from oneshot_nas.train.start import begin
 from oneshot_nas.train.step import LOSS_SCALE, accumulate, forget_gradients, mix, run_step, targets, trainer_of
@@ -97,8 +97,8 @@ def _warn_of_enlarging(source: Source, full: int, given: bool, log: Log) -> None
     stored = getattr(source, "image_size", None)
     if stored is not None and 2 * max(stored) <= full:
         mend = (f"make the architecture one for your images: oneshot-nas arch FILE --option input_size={max(stored)}"
-                if given else "give the network (--arch ARCH.json) or its input size (--set options.input_size=N; "
-                "train_imagenet.py --input-size N)")
+                if given else "give the network (--arch ARCH.json) or its input size (--set options.input_size=N)")
+        mend += "; train_imagenet.py takes --input-size N"
         log(f"warning: images of {stored[0]}x{stored[1]} pixels are enlarged to the {full}x{full} that the network takes; if "
             f"that is not meant, {mend}")
 
@@ -113,7 +113,7 @@ def _warn_of_schedules(recipe: Recipe, job: Job, log: Log) -> None:
     if recipe.sampler.first_channel_epoch >= recipe.epochs:
         log(f"warning: in {recipe.epochs} epochs only the largest scales are trained (sampler.first_channel_epoch, "
             f"--epoch-start-cs: {recipe.sampler.first_channel_epoch}); a search over scales would compare untrained ones")
-    elif (start := scales_epoch(at_least(job.space, recipe.sampler.least_scale), recipe.sampler)) >= recipe.epochs:
+    elif (start := scales_epoch(job.space, recipe.sampler)) >= recipe.epochs:
         log(f"warning: the smallest scales join in epoch {start + 1} (sampler.warmup, --cs-warm-up), after the last of "
             f"{recipe.epochs} epochs; a search over scales would compare untrained ones")
 

@@ -35,6 +35,7 @@ from oneshot_nas.train.job import absolute, asked_classes
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.operators import Operator, default_over, scored, with_weights, without, worst
 from oneshot_nas.train.report import Log, logging
+from oneshot_nas.train.sampling import at_least
 from oneshot_nas.values import show
 
 KIND = "shrink"
@@ -154,7 +155,8 @@ def shrink(recipe: Recipe, out: str | Path, plan: Shrinking, say: Log | None = N
         raise UserError("a space is shrunk with the recipe of a supernet; this one trains a fixed network")
     run, recipe = RunFolder(out), absolute(recipe.model_copy(update={"keep_initial": True}))
     source = open_source(recipe, asked_classes(recipe))
-    whole = training_space(recipe.space or "", {**recipe.options, "classes": source.class_count}, recipe.allowed)
+    whole = at_least(training_space(recipe.space or "", {**recipe.options, "classes": source.class_count}, recipe.allowed),
+                     recipe.sampler.least_scale)
     plan = replace(plan, over=plan.over or default_over(whole))
     plan.check(whole, recipe)
     identity = as_json({**asdict(plan), "limits": limits_json(plan.limits), "space": space_json(whole)})
@@ -176,12 +178,13 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     """Train, score and drop once; returns the smaller space, or `space` itself where nothing can go."""
     number = len(state.steps) + 1
     supernet, base = RunFolder(run.path / "supernet"), run.path / "base.params"
-    if plan.epochs(number) > recipe.epochs:
+    until = min(plan.epochs(number), recipe.epochs)
+    if state.steps and state.steps[-1]["epochs"] == until:
         log(f"warning: the limits kept so many operators that step {number} comes after the last of the {recipe.epochs} epochs: "
             "it scores the same weights again")
     else:
-        log(f"step {number}: {plan.size(space):.4g} combinations, training to epoch {plan.epochs(number)}")
-        train(recipe, supernet.path, log, until=plan.epochs(number), over=space)
+        log(f"step {number}: {plan.size(space):.4g} combinations, training to epoch {until}")
+        train(recipe, supernet.path, log, until=until, over=space)
     current = latest_weights(supernet.checkpoint)
     refreshed = any(step["base"] for step in state.steps)
     sums = angle_sums(space, Weights(base if refreshed else supernet.initial), Weights(current))
@@ -195,7 +198,7 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     refresh = not refreshed and len(state.dropped()) + len(dropped) > plan.refresh
     if refresh:  # before the step is recorded: until then a new try still measures from the old ones
         write_params(base, "network", partial(_copy, current), {"space": space.name, "step": number})
-    state.add(smaller, plan, min(plan.epochs(number), recipe.epochs), found, dropped, refresh)
+    state.add(smaller, plan, until, found, dropped, refresh)
     write_space(run.path / "space.json", smaller)
     log(f"step {number}: dropped {show(f'{o.choice}[{o.position}] {o.value}' for o in dropped)}"
         + ("; angles are measured from the present weights from now on" if refresh else ""))
