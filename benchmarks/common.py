@@ -34,6 +34,13 @@ def compare(ours: Callable[[int], Any], baseline: Callable[[int], Any], pairs: i
             **spread(ratios)}
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of `work` and how long it took."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
 def spread(ratios: Sequence[float]) -> dict[str, Any]:
     """Median, least and largest of the ratios of the pairs."""
     return {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios), "pairs": len(ratios)}

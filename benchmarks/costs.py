@@ -10,24 +10,14 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
-from common import no_options, report
+from common import no_options, report, timed
 
 from oneshot_nas import cost, get_space
 from oneshot_nas.costs.analytic import plan_cost
 from oneshot_nas.costs.table import CHUNK, CostTable, cost_table, random_indices
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def look_up(table: CostTable, places: list[np.ndarray], count: int) -> None:
@@ -43,20 +33,18 @@ def main() -> None:
     no_options(__doc__)
     space, count, rng = get_space("spos_shufflenet"), 1_000_000, np.random.default_rng(0)
     indices = random_indices(space, rng, count)
-    start = time.perf_counter()
-    table = cost_table(space)
-    build = time.perf_counter() - start
+    table, build = timed(lambda: cost_table(space))
     places = [rng.integers(0, len(unit.flops), CHUNK) for unit in table.lookups]
     rates, floors = [], []
     for _ in range(5):
-        rates.append(count / seconds(lambda: table(indices)))
-        floors.append(count / seconds(lambda: look_up(table, places, count)))
+        rates.append(count / timed(lambda: table(indices))[1])
+        floors.append(count / timed(lambda: look_up(table, places, count))[1])
     archs = [space.sample(random.Random(i)) for i in range(2000)]
     plans = [space.plan(arch) for arch in archs]
     for arch in archs[:1000]:
         cost(arch)
-    singles = [seconds(partial(cost, arch)) for arch in archs[1000:]]
-    counted = [seconds(partial(plan_cost, plan)) for plan in plans[1000:]]
+    singles = [timed(partial(cost, arch))[1] for arch in archs[1000:]]
+    counted = [timed(partial(plan_cost, plan))[1] for plan in plans[1000:]]
     report("costs", architectures_per_second=statistics.median(rates), floor_per_second=statistics.median(floors),
            table_seconds=build, single_milliseconds=statistics.median(singles) * 1e3,
            floor_milliseconds=statistics.median(counted) * 1e3, target_per_second=1_000_000, target_milliseconds=1.0)

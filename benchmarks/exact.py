@@ -5,12 +5,10 @@ Example:  python benchmarks/exact.py
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import no_options, report
+from common import no_options, report, timed
 
 from oneshot_nas import get_space
 from oneshot_nas.costs.exact import best_within, score_front
@@ -20,12 +18,6 @@ from oneshot_nas.costs.table import cost_table, random_indices, reachable
 SPACES: dict[str, dict[str, Any]] = {"proxyless_gpu": {"variant": "bnnas"}, "spos_shufflenet": {}, "attentive_mobilenet": {}}
 DRAWN = 256
 LIMIT = 475e6  # of BN-NAS' search, under the rule abs-lut
-
-
-def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    found = work()
-    return time.perf_counter() - start, found
 
 
 def main() -> None:
@@ -38,8 +30,8 @@ def main() -> None:
         least, most = reachable(table)[0]
         narrow = Limits(flops=(least, least + 2e-2 * (most - least)))
         flops, _ = table(random_indices(space, rng, 1_000_000))
-        first, _ = seconds(lambda space=space, narrow=narrow: sample_within(space, narrow, np.random.default_rng(0), DRAWN))
-        again, _ = seconds(lambda space=space, narrow=narrow: sample_within(space, narrow, np.random.default_rng(1), DRAWN))
+        _, first = timed(lambda space=space, narrow=narrow: sample_within(space, narrow, np.random.default_rng(0), DRAWN))
+        _, again = timed(lambda space=space, narrow=narrow: sample_within(space, narrow, np.random.default_rng(1), DRAWN))
         figures[name] = {"uniform_share_inside": float((flops <= narrow.flops[1]).mean()), "first_seconds": first,
                          "drawn_per_second": DRAWN / again}
     for variant in ("bnnas", "full"):
@@ -48,9 +40,9 @@ def main() -> None:
         cost_table(space, "abs-lut")
         limits = Limits(flops=(0, LIMIT), rule="abs-lut")
         for top in (1, 50):
-            figures[f"{variant}_top{top}_seconds"], _ = seconds(
+            _, figures[f"{variant}_top{top}_seconds"] = timed(
                 lambda space=space, scores=scores, top=top, limits=limits: best_within(space, scores, limits, top))
-        figures[f"{variant}_front_seconds"], front = seconds(
+        front, figures[f"{variant}_front_seconds"] = timed(
             lambda space=space, scores=scores: score_front(space, scores, Limits(rule="abs-lut")))
         figures[f"{variant}_front_points"] = len(front)
     report("exact", **figures, target_seconds=1.0)

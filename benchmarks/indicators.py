@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mxnet as mx
 import numpy as np
-from common import no_options, report
+from common import no_options, report, timed
 
 from oneshot_nas import get_space
 from oneshot_nas.costs.exact import best_within, score_front
@@ -59,13 +58,6 @@ def saved(space: Any, path: Path, seed: int) -> Path:
             parameter.set_data(mx.nd.random.uniform(0.2, 1.2, parameter.shape))
     net.save_parameters(str(path))
     return path
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """(result, seconds)."""
-    start = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - start
 
 
 def rate(work: Callable[[], Any]) -> float:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
-from common import no_options, report
+from common import no_options, report, timed
 
 from oneshot_nas.arch import get_space
 from oneshot_nas.costs.analytic import cost
@@ -26,12 +25,7 @@ COSTED, SCORED = 1_000_000, 100_000
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     """Median time of a few calls."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(timed(work)[1] for _ in range(repeats))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -183,7 +184,7 @@ def command(
                   + "; --base ARCH.json fixes it otherwise", file=sys.stderr)
         history = start_history(task, url, study, one_machine=shared is None)
         save_record(run, arguments)
-        load_evaluator = evaluators(arguments, evaluator.about.get("weights"))  # from now on these weights and no others
+        load_evaluator = partial(load_same, load_evaluator, evaluator.about.get("weights"))
         ending = work(task, evaluator, load_evaluator, history, run, url, arguments)
         from oneshot_nas.cli._found import finish
 
@@ -208,29 +209,23 @@ def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, A
             print(f"note: --{name.replace('_', '-')} has no effect: {idle[name]}", file=sys.stderr)
 
 
-def load_same(load: Any, weights: str, *words: Any, **options: Any) -> Any:
+def load_same(load: Any, weights: str | None, **options: Any) -> Any:
     """The evaluator that `load` gives. Raises: UserError when the supernet's weights have another digest than `weights`."""
     from oneshot_nas.errors import UserError
 
-    evaluator = load(*words, **options)
-    if evaluator.about.get("weights", weights) != weights:
+    evaluator = load(**options)
+    if evaluator.about.get("weights") != weights:
         raise UserError("the supernet has been trained on since this search began, so its scores would not compare; stop the "
                         "training, or search in another --out when it is done")
     return evaluator
 
 
-def evaluators(arguments: dict[str, Any], weights: str | None = None) -> Any:
-    """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement.
-
-    With the digest of `weights` it loads no others; see `load_same`.
-    """
-    import functools
-
+def evaluators(arguments: dict[str, Any]) -> Any:
+    """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement."""
     chosen = INDICATORS[arguments["indicator"]]
     images = (arguments["calib_images"], arguments["val_images"]) if chosen.images else ()
     given = {"base_weights": arguments["base_weights"]} if arguments["base_weights"] else {}
-    load = functools.partial(chosen.load(), arguments["supernet"], *images, **given)
-    return load if weights is None else functools.partial(load_same, load, weights)
+    return partial(chosen.load(), arguments["supernet"], *images, **given)
 
 
 def part_of(evaluator: Any, path: str | None) -> tuple[Space, dict[str, Any]]:

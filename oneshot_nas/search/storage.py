@@ -102,10 +102,19 @@ def open_storage(url: str, create: bool = False, one_machine: bool = False) -> B
     raise AssertionError("unreachable")
 
 
+def _log_of(path: Path) -> Path:
+    """SQLite's write-ahead log."""
+    return Path(f"{path}-wal")
+
+
+def _holds_more(log: Path) -> bool:
+    """Whether the log has what the database file itself has not."""
+    return log.exists() and log.stat().st_size > 0
+
+
 def _connect(path: Path, create: bool = False, ahead: bool = False) -> sqlite3.Connection:
     """A connection to an SQLite file of any name; without `create` none is made, and one in a read-only archive can be read."""
-    ahead_of = Path(f"{path}-wal")  # what was written last; "immutable" would leave it out
-    archived = "ro" if ahead_of.exists() and ahead_of.stat().st_size else "ro&immutable=1"
+    archived = "ro" if _holds_more(_log_of(path)) else "ro&immutable=1"  # "immutable" would leave the log out
     mode = "rwc" if create else "rw" if os.access(path.parent, os.W_OK) else archived
     address = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
@@ -122,8 +131,8 @@ def _check_sqlite(path: Path, create: bool) -> None:
         if not path.parent.is_dir():
             raise UserError(f"cannot make the search history {path}: its folder does not exist")
         return
-    log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
-    if not os.access(path.parent, os.W_OK) and log.exists() and log.stat().st_size and not index.exists():
+    log = _log_of(path)
+    if not os.access(path.parent, os.W_OK) and _holds_more(log) and not Path(f"{path}-shm").exists():
         raise UserError(f"{path} cannot be read together with {log.name} in a folder that may not be written; copy both files to "
                         "another folder")
     try:
