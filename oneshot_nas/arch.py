@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -82,7 +83,12 @@ def read_arch(content: Any, source: str = "architecture") -> Arch:
 
 
 def read_arch_file(path: str) -> Arch:
-    """Return the architecture in an ``arch.json`` file. Raises: UserError."""
+    """Return the architecture in an ``arch.json`` file; ``-`` is standard input. Raises: UserError."""
+    if path == "-":
+        first, *others = islice(read_archs(path), 2)
+        if others:
+            raise UserError("standard input holds several architectures; one is wanted here")
+        return first
     return read_arch(parse_json(read_text(path, "architecture"), path), path)
 
 

@@ -11,13 +11,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import portalocker
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from oneshot_nas.arch import Space, get_space, read_arch
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import VERSION, check_kind, read_text, write_text
+from oneshot_nas.files import LOCK, VERSION, check_kind, held, read_text, write_text
 from oneshot_nas.later import check_later, later
 from oneshot_nas.sections import (
     AugmentConfig,
@@ -116,6 +115,10 @@ class Recipe(Section):
             raise ValueError("dtype float16 needs device gpu: MXNet has no half-precision convolution on the CPU")
         if self.dtype == "float16" and self.space is not None:
             raise ValueError("dtype float16 is for a fixed network (--arch ARCH.json, or 'model'); a supernet trains in float32")
+        if self.data and self.records is not None:
+            raise ValueError("'data' and 'records' both name the images; give one, such as --set records=null beside data")
+        if self.epoch_images is not None and self.epoch_images < self.batch_size:
+            raise ValueError(f"'epoch_images' {self.epoch_images} are less than one step's 'batch_size' {self.batch_size}")
         if self.batch_size % self.contexts:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared evenly by {self.contexts} contexts")
         if self.start is not None and self.start.epoch > self.epochs:
@@ -139,6 +142,8 @@ class Recipe(Section):
                              "images")
         if self.space is None and self.sampler != Sampler():
             raise ValueError("'sampler' is for a supernet ('space'); a fixed network has nothing to draw")
+        if self.space is None and self.holdout != HoldoutConfig():
+            raise ValueError("'holdout' is for a supernet; a fixed network is trained on all training images")
         if self.space is None and self.bn_momentum is not None:
             raise ValueError("'bn_momentum' is for a supernet; a fixed network keeps the momentum of its space")
         return self
@@ -343,7 +348,8 @@ class RunFolder:
         if not self.config.exists():
             return
         before, after = read_recipe(self.config).model_dump(), recipe.model_dump()
-        changed = [text for key in after if key not in INERT for text in _differences(key, before[key], after[key], unset)]
+        inert = set(INERT) - ({"save_every"} if recipe.guard is not None else set())  # it decides where a guard goes back to
+        changed = [text for key in after if key not in inert for text in _differences(key, before[key], after[key], unset)]
         if changed and (self.checkpoint / "latest.json").exists():
             told = "; ".join(changed[:5] + ["..."] * (len(changed) > 5))
             raise UserError(f"{self.path} holds a run with another recipe ({told}); give the same recipe to resume it, or "
@@ -356,28 +362,24 @@ class RunFolder:
         Raises: UserError when another process works in it, or when the folder cannot be made.
         """
         made = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / ".lock", "a")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise UserError(f"cannot use run folder {self.path}: {error.strerror or error}") from None
-        try:
-            portalocker.lock(handle, portalocker.LOCK_EX | portalocker.LOCK_NB)
-        except portalocker.LockException:
-            handle.close()
-            raise UserError(f"another process is working in {self.path}; wait for it, or give another folder") from None
-        try:
-            yield
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(*(stop.args or (SAVED,))) from None
-        except UserError:
-            if made:
-                self._remove_unused()
-            raise
-        finally:
-            handle.close()
+        with held(self.path, f"another process is working in {self.path}; wait for it, or give another folder"):
+            for path in self.path.glob(".*.tmp"):  # of a process that was killed
+                path.unlink(missing_ok=True)
+            try:
+                yield
+            except KeyboardInterrupt as stop:
+                raise KeyboardInterrupt(*(stop.args or (SAVED,))) from None
+            except UserError:
+                if made:
+                    self._remove_unused()
+                raise
+
+    def forget(self) -> None:
+        """Remove what a first try left that did not come to a checkpoint: it may have been of another kind of network."""
+        for path in (self.supernet, self.arch, self.result, self.initial, Path(f"{self.initial}.json")):
+            path.unlink(missing_ok=True)
 
     def _remove_unused(self) -> None:
         """Remove the folder if nothing but the lock and an empty log came to be in it."""
-        if all(path.name == ".lock" or (path == self.log and not path.stat().st_size) for path in self.path.iterdir()):
+        if all(path.name == LOCK or (path == self.log and not path.stat().st_size) for path in self.path.iterdir()):
             shutil.rmtree(self.path)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import portalocker
 
 from oneshot_nas.errors import UserError, WorkError
 
@@ -22,6 +26,7 @@ VERSION = 1
 BROKEN_NPZ = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, MemoryError, SyntaxError,
               zipfile.BadZipFile, zlib.error)
 MAX_JSON_BYTES = 64 * 2**20
+LOCK = ".lock"  # of a folder that one process works in
 
 
 @contextmanager
@@ -45,12 +50,53 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
-            raise UserError(f"cannot write {path}: a part of it is a file, or all of it a folder; give another") from error
-        raise WorkError(f"cannot write {path}: {error.strerror or error}; the previous file, if any, is unchanged") from error
+        raise _refused(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> UserError | WorkError:
+    """What to say of a path that cannot be written."""
+    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        return UserError(f"cannot write {path}: a part of it is a file, or all of it a folder; give another")
+    return WorkError(f"cannot write {path}: {error.strerror or error}; the previous file, if any, is unchanged")
+
+
+@contextmanager
+def staged(folder: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`; when the block succeeds its files take the places of those of the same names.
+
+    Raises: UserError, WorkError as `atomic_path`.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".staged-", dir=folder) as temporary:
+            yield Path(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                os.replace(path, os.path.realpath(folder / path.name))
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+@contextmanager
+def held(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder, which is made where there is none, for this process; the lock goes with the process, also after a kill.
+
+    Raises: UserError that says `busy` when another process holds it, or that it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / LOCK, "a")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"cannot use folder {folder}: {error.strerror or error}") from None
+    with handle:
+        try:
+            portalocker.lock(handle, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.LockException:
+            raise UserError(busy) from None
+        yield
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -81,8 +127,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of these pairs; JSON's own reader lets the last of equal keys win in silence."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
-        raise ValueError(f"key '{twice}' is given twice")
+        (twice, _), = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key '{twice[:60]}' is given twice")
     return content
 
 
@@ -99,20 +145,22 @@ def read_text(path: str | os.PathLike, what: str = "file") -> str:
         raise UserError(f"{what} {path} is not UTF-8 text") from error
 
 
-def read_json(path: str | os.PathLike, kind: str) -> dict[str, Any]:
-    """Return the JSON document at `path` and refuse any other kind by name. Raises: UserError."""
-    content = parse_json(read_text(path, kind), str(path))
-    check_kind(content, kind, str(path))
+def read_json(path: str | os.PathLike, kinds: str | Sequence[str]) -> dict[str, Any]:
+    """Return the JSON document at `path`, of one of these `kinds`, and refuse any other by name. Raises: UserError."""
+    content = parse_json(read_text(path, kinds if isinstance(kinds, str) else kinds[0]), str(path))
+    check_kind(content, kinds, str(path))
     return content
 
 
-def check_kind(content: Any, kind: str, source: str) -> None:
-    """Raise UserError unless `content` is a mapping of this `kind` and a version that can be read."""
+def check_kind(content: Any, kinds: str | Sequence[str], source: str) -> None:
+    """Raise UserError unless `content` is a mapping of one of these `kinds` and a version that can be read."""
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    expected = " or ".join(f"'{kind}'" for kind in kinds)
     if not isinstance(content, dict):
-        raise UserError(f"{source} holds a JSON {type(content).__name__}, expected an object of kind '{kind}'")
+        raise UserError(f"{source} holds a JSON {type(content).__name__}, expected an object of kind {expected}")
     found = content.get("kind")
-    if found != kind:
-        raise UserError(f"{source} {'says no kind' if found is None else f'is of kind {found!r}'}, expected '{kind}'")
+    if found not in kinds:
+        raise UserError(f"{source} {'says no kind' if found is None else f'is of kind {found!r}'}, expected {expected}")
     if content.get("version") != VERSION:
         raise UserError(f"{source} has version {content.get('version')}; this release reads version {VERSION}")
 
@@ -127,12 +175,12 @@ def write_params(path: str | os.PathLike, kind: str, save: Callable[[str], None]
         write_json(f"{path}.json", kind, about)
 
 
-def read_params_about(path: str | os.PathLike, kind: str) -> dict[str, Any] | None:
-    """Return the description beside a parameter file, None when there is none (a plain Gluon file).
+def read_params_about(path: str | os.PathLike, kinds: str | Sequence[str]) -> dict[str, Any] | None:
+    """Return the description beside a parameter file of one of these `kinds`, None when there is none (a plain Gluon file).
 
     Raises: UserError when the file is missing or its description is of another kind.
     """
     if not Path(path).is_file():
         raise UserError(f"no parameter file at {path}")
     about = Path(f"{path}.json")
-    return read_json(about, kind) if about.is_file() else None
+    return read_json(about, kinds) if about.is_file() else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Values = dict[str, bool | int | float | str | tuple[int, ...]]
 
@@ -14,6 +14,15 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, numbers are checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, about: ValidationInfo) -> Any:
+        """YAML's yes, no, on and off are no numbers, though pydantic takes them for 1 and 0."""
+        kind = cls.model_fields[str(about.field_name)].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+            raise ValueError("a number is needed, not true or false")
+        return value
 
 
 def _unused(part: Section, names: Sequence[str], used: bool, why: str) -> None:

@@ -12,6 +12,7 @@ Value = bool | int | float | str  # of a decision
 Setting = Value | tuple[int, ...]  # of an option
 MAX_LISTED = 20  # things that an error names one by one
 MAX_SHOWN = 12
+MAX_TEXT = 60  # characters of one thing
 
 
 class FrozenDict(dict):
@@ -44,19 +45,24 @@ def listed(what: str, items: Sequence[str]) -> str:
     return f"{len(items)} {what}: {', '.join(items[:MAX_LISTED])}{more}" if items else ""
 
 
+def cut(text: str) -> str:
+    """The text, or its beginning where it is longer than MAX_TEXT."""
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT - 3] + "..."
+
+
 def show(values: Iterable[Any]) -> str:
     """The values as text for an error message, shortened when there are many."""
-    values = [repr(value) for value in values]
+    values = [cut(repr(value)) for value in values]
     if len(values) > MAX_SHOWN:
         values = [*values[: MAX_SHOWN - 1], "...", values[-1]]
     return "(" + ", ".join(values) + ")"
 
 
 def shorten(value: Any) -> str:
-    """`repr` of an untrusted value, at most 60 characters; of a nested one its type."""
+    """`repr` of an untrusted value, at most MAX_TEXT characters; of a nested one its type."""
     flat = isinstance(value, list | tuple) and len(value) <= MAX_SHOWN and all(isinstance(each, Value) for each in value)
     text = repr(value) if value is None or isinstance(value, Value) or flat else type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(text)
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,12 @@ class Option:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def parse(self, name: str, text: str, space: str) -> Setting:
-        """Return the value that a command line word stands for; a list has commas. Raises: UserError."""
+        """Return the value that a command line word stands for; a list has commas, and may have brackets. Raises: UserError."""
         for allowed in self.allowed:
             if text.lower() == str(allowed).lower():
                 return allowed
         try:
-            value: Any = [int(word) for word in text.split(",")] if self.many else int(text)
+            value: Any = [int(word) for word in text.strip(" []").split(",")] if self.many else int(text)
         except ValueError:
             value = text
         return self.check(name, value, space)

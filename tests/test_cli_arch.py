@@ -52,7 +52,7 @@ def shell(*arguments, **settings):
 def test_spaces(call):
     code, out, err = call("spaces", "--json")
     found = [json.loads(line) for line in out.splitlines()]
-    assert (code, err) == (0, "") and [entry["space"] for entry in found] == list(list_spaces())
+    assert (code, err) == (0, "") and [entry["name"] for entry in found] == list(list_spaces())
     spos = next(entry for entry in found if entry["space"] == "spos_shufflenet")
     assert spos["size"] == 40**20 and spos["choices"]["scale"]["positions"] == 20
     assert spos["choices"]["block"]["values"][0] == ["shuffle3", "shuffle5", "shuffle7", "xception"]
@@ -515,3 +515,30 @@ def test_control_c_around_the_work_shows_no_traceback(moment, code, told):
     program = f"{moment}\nimport sys; sys.argv = ['oneshot-nas', '--version']\nfrom oneshot_nas.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, told)
+
+
+def test_one_architecture_comes_from_standard_input_where_one_is_wanted(call, tmp_path):
+    lines = call("sample", "spos_shufflenet", "-n", 2, "--seed", 1)[1]
+    words = ["convert", "--from", "megvii-spos", tmp_path / "none.npz", "--out", tmp_path / "o.params", "--arch"]
+    assert "none.npz" in call(*words, "-", stdin=lines.splitlines()[0])[2]  # the next thing that is read
+    assert "standard input holds several architectures; one is wanted here" in call(*words, "-", stdin=lines)[2]
+    assert "standard input holds no architecture" in call(*words, "-")[2]
+
+
+def test_an_empty_name_of_an_architecture_is_no_supernet(call, tmp_path):
+    (tmp_path / "r.yaml").write_text("space: spos_shufflenet\ndata: nowhere\n")
+    for flag, message in (("--arch", "cannot read architecture"), ("--from-supernet", "start.supernet")):
+        code, _, err = call("train", "--recipe", tmp_path / "r.yaml", flag, "", "--out", tmp_path / "run")
+        assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_lists_may_have_brackets(call):
+    words = ["sample", "attentive_mobilenet", "-n", 1, "--option"]
+    found = call(*words, "resolutions=[192, 224]")
+    assert found == call(*words, "resolutions=192,224") and found[0] == 0
+
+
+def test_words_of_an_error_are_shortened(call):
+    text = json.dumps({"space": "spos_shufflenet", "options": {"x" * 100_000: 1}, "choices": {}})
+    code, _, err = call("cost", "-", stdin=text)
+    assert code == 2 and "unknown option" in err and len(err) < 1000

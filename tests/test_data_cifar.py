@@ -134,3 +134,18 @@ def test_links_in_the_archive_lead_nowhere(tmp_path):
             tar.addfile(info)
     with pytest.raises(UserError, match="lacks batches.meta, data_batch_1"):
         pack_cifar10(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "cow"], [1, 2, 3], [b"\xff", b"a", b"b"]])
+def test_names_that_are_no_text_are_refused(tmp_path, names):
+    with pytest.raises(UserError, match="batches.meta has label_names that are not UTF-8 bytes"):
+        pack_cifar10(archive(tmp_path / "c.tar.gz", **{"batches.meta": python3({b"label_names": names})}), tmp_path / "out")
+
+
+def test_another_archive_needs_overwrite(tmp_path):
+    pack_cifar10(archive(tmp_path / "a.tar.gz"), tmp_path / "out")
+    pack_cifar10(archive(tmp_path / "a.tar.gz"), tmp_path / "out")
+    other = archive(tmp_path / "b.tar.gz", data_batch_2=python2(batch(99)))
+    with pytest.raises(UserError, match="already there"):
+        pack_cifar10(other, tmp_path / "out")
+    pack_cifar10(other, tmp_path / "out", overwrite=True)

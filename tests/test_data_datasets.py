@@ -22,6 +22,7 @@ from oneshot_nas.data.images import IMAGENET_MEAN, Preprocessing, decode, encode
 from oneshot_nas.data.packers import pack_digits, pack_folder
 from oneshot_nas.data.recordio import pack_record, read_index, write_records
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.files import held
 
 PNG = encode(np.full((8, 8, 3), 100, np.uint8), ".png")
 
@@ -164,6 +165,10 @@ def test_folder_errors(photos, tmp_path):
         pack_folder(photos, tmp_path / "out")
     for name in ("empty", *"abcdef"):
         shutil.rmtree(photos / name)
+    (photos / "val").mkdir()
+    with pytest.raises(UserError, match=r"has only one of the folders train and val; .* \(another name for a class"):
+        pack_folder(photos, tmp_path / "out")
+    (photos / "val").rmdir()
     with pytest.raises(UserError, match="ratio 1.5 is not between 0 and 1"):
         pack_folder(photos, tmp_path / "out", val_ratio=1.5)
     shutil.rmtree(photos / "cat")
@@ -181,10 +186,29 @@ def test_files_that_are_not_taken_are_counted_and_hidden_ones_are_not(photos, tm
     dataset, skipped, others = pack_folder(photos, tmp_path / "api")
     assert sum(dataset.counts.values()) == 22 and skipped == () and others == {".gif": 2, ".txt": 1, "no ending": 1}
     result = CliRunner().invoke(app, ["folder", str(photos), str(tmp_path / "out"), "--json"])
-    line = f"left out: 4 files with other endings than {' '.join(SUFFIXES)}: 2 .gif, 1 .txt, 1 no ending"
+    line = f"left out: 4 files that are no images ({' '.join(SUFFIXES)}) of a class folder: 2 .gif, 1 .txt, 1 no ending"
     assert result.stderr.splitlines() == [line] and json.loads(result.stdout)["other_files"] == others
     told = " ".join(CliRunner().invoke(app, ["folder", "--help"]).output.split())
     assert all(f" {ending}" in told for ending in SUFFIXES)
+
+
+def test_images_outside_of_class_folders_are_counted(photos, tmp_path):
+    split = tmp_path / "split"
+    for part in ("train", "val", "test"):
+        shutil.copytree(photos, split / part)
+    for name in ("a.jpg", ".hidden.jpg", "val/b.png"):
+        (split / name).write_bytes(PNG)
+    _, _, others = pack_folder(split, tmp_path / "out")
+    assert others.pop(".jpg beside class folders") == 1 and others.pop(".png beside class folders") == 1
+    assert sum(count for name, count in others.items() if name.endswith(" in test")) == 22 == sum(others.values())
+
+
+def test_two_processes_do_not_pack_into_one_folder(photos, tmp_path):
+    with held(tmp_path, "taken"), pytest.raises(UserError, match="another process is packing into"):
+        pack_folder(photos, tmp_path)
+    pack_folder(photos, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json", "train.idx", "train.rec", "val.idx", "val.rec"]
 
 
 def test_an_empty_file_is_called_so(photos, tmp_path):
@@ -350,6 +374,17 @@ def test_what_was_interrupted_at_the_very_end_is_no_leave_to_pack_something_else
     assert load_dataset(tmp_path / "out").classes == ("ant", "cat")
 
 
+def test_what_was_interrupted_at_the_very_end_is_no_leave_to_pack_another_folder(photos, tmp_path, monkeypatch):
+    other = shutil.copytree(photos, tmp_path / "other")
+    next((other / "cat").iterdir()).write_bytes(PNG)
+    with monkeypatch.context() as patched:
+        patched.setattr(packers.os, "replace", breaking(packers.os.replace))
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(photos, tmp_path / "out")
+    with pytest.raises(UserError, match="train.rec is already there; give another folder"):
+        pack_folder(other, tmp_path / "out")
+
+
 def breaking(replace):
     """An os.replace that is interrupted before it moves dataset.json to its place."""
     def until_dataset(source, target):
@@ -434,3 +469,21 @@ def test_command_line(photos, tmp_path):
     assert run(app, ["check", str(out / "train.rec"), "--rebuild-index"]).exit_code == 0
     for command in ("digits", "folder", "cifar10", "check"):
         assert "Example:" in run(app, [command, "--help"]).output
+
+
+def test_check_as_json_says_that_a_file_is_cut_off(digits, tmp_path):
+    folder = shutil.copytree(digits[0], tmp_path / "copy")
+    whole = (folder / "train.rec").read_bytes()
+    (folder / "train.rec").write_bytes(whole[:-100])
+    result = CliRunner().invoke(app, ["check", str(folder), "--json"])
+    told = json.loads(result.stdout)
+    assert isinstance(result.exception, UserError) and told["ok"] is False and "cut off" in told["error"]
+
+
+@pytest.mark.parametrize("change", [{"image_size": [float("inf"), 1]}, {"train": {"count": 1, "per_class": [float("inf")]}}])
+def test_endless_numbers_in_a_dataset_json_are_refused(digits, tmp_path, change):
+    folder = shutil.copytree(digits[0], tmp_path / "copy")
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | change))
+    with pytest.raises(UserError, match="dataset.json cannot be read"):
+        load_dataset(folder)

@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 import onnx
 import pytest
+import tiny
 from mxnet.gluon import HybridBlock, SymbolBlock, nn
 
 from oneshot_nas.arch import get_space
@@ -377,6 +378,16 @@ def test_a_full_disk_is_a_work_error_and_keeps_the_previous_files(net, tmp_path,
     for export in (lambda: export_symbol(net, tmp_path, "x", SHAPE), lambda: export_onnx(net, tmp_path / "x.onnx", SHAPE)):
         with pytest.raises(WorkError, match="cannot write .*No space left"):
             export()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_disk_that_takes_all_but_the_last_byte_keeps_the_previous_files(net, tmp_path):
+    """MXNet takes no notice of it: the file is read back before it takes its place."""
+    export_symbol(net, tmp_path, "x", SHAPE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    net.collect_params()["net_dense0_bias"].set_data(mx.nd.ones(5))
+    with tiny.files_of_at_most(len(before["x-0000.params"]) - 1), pytest.raises(WorkError, match="cannot write .*x-0000.params"):
+        export_symbol(net, tmp_path, "x", SHAPE)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from oneshot_nas.errors import UserError, WorkError
-from oneshot_nas.files import parse_json, read_json, write_json, write_params, write_text
+from oneshot_nas.files import held, parse_json, read_json, staged, write_json, write_params, write_text
 
 
 def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path):
@@ -51,3 +51,30 @@ def test_a_key_given_twice_is_refused_and_a_byte_order_mark_is_not(tmp_path):
     write_json(tmp_path / "a.json", "thing", {"a": 1})
     (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text(), encoding="utf-8-sig")
     assert read_json(tmp_path / "b.json", "thing") == json.loads((tmp_path / "a.json").read_text())
+
+
+def test_a_huge_object_with_a_key_given_twice_is_refused_at_once():
+    text = "{" + ",".join(f'"{number}": 1' for number in range(100_000)) + ', "99999": 2}'
+    with pytest.raises(UserError, match="key '99999' is given twice"):
+        parse_json(text, "a.json")
+
+
+def test_staged_files_take_their_places_together_or_not_at_all(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(WorkError, match="No space left"), staged(tmp_path) as folder:
+        (folder / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+    with staged(tmp_path) as folder:
+        (folder / "a").write_text("new")
+        (folder / "b").write_text("more")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "more"}
+    with pytest.raises(UserError, match="a part of it is a file"), staged(tmp_path / "a"):
+        pass
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    with held(tmp_path, "taken"), pytest.raises(UserError, match="taken"), held(tmp_path, "taken"):
+        pass
+    with held(tmp_path, "taken"):
+        pass

@@ -308,9 +308,9 @@ def test_an_unfinished_or_broken_supernet_is_told(road, capsys, tmp_path):
     folder = tmp_path / "supernet"
     shutil.copytree(road / "supernet", folder)
     words = ["evaluate", "--supernet", folder, "--arch", road / "search" / "arch.json"]
-    about = json.loads((folder / "supernet.json").read_text())
-    for epoch, said in ((about["epoch"], None), (0, "has not been trained yet, its weights are random")):
-        (folder / "supernet.json").write_text(json.dumps({**about, "epoch": epoch}))
+    latest = json.loads((folder / "checkpoint" / "latest.json").read_text())
+    for epoch, said in ((latest["epoch"], None), (0, "has not been trained yet, its weights are random")):
+        (folder / "checkpoint" / "latest.json").write_text(json.dumps({**latest, "epoch": epoch}))
         assert call(*words) == 0
         err = capsys.readouterr().err
         assert "warning" not in err if said is None else f"warning: the supernet in {folder} {said}" in err

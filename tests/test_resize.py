@@ -14,7 +14,7 @@ from oneshot_nas.arch import get_space
 from oneshot_nas.blocks.resize import resize
 from oneshot_nas.cli.main import run
 from oneshot_nas.data.images import Preprocessing
-from oneshot_nas.errors import UserError
+from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.export.deliver import Delivery, deliver, resize_outside
 from oneshot_nas.export.onnx import read_onnx
 from oneshot_nas.export.symbol import SymbolFiles, read_back_symbol
@@ -146,3 +146,26 @@ def test_a_space_without_a_resize_is_refused():
 def test_an_unknown_place_is_refused(capsys, tmp_path):
     assert run(["export", "--run", "nowhere", "--out", str(tmp_path), "--resize", "between"]) == 2
     assert "--resize between is none of inside, outside" in capsys.readouterr().err
+
+
+def test_an_export_that_fails_its_comparison_replaces_nothing(tmp_path, monkeypatch):
+    deliver(network(28), tmp_path, ["symbol", "onnx"], "net")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 4
+
+    def refuse(*_):
+        raise WorkError("the file is not the network")
+
+    monkeypatch.setattr("oneshot_nas.export.deliver.verify_onnx", refuse)
+    with pytest.raises(WorkError, match="is not the network"):
+        deliver(network(28, seed=1), tmp_path, ["symbol", "onnx"], "net")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_every_exported_file_says_its_kind(tmp_path):
+    deliver(network(28), tmp_path, ["symbol", "onnx"], "net")
+    about = json.loads((tmp_path / "net-0000.params.json").read_text())
+    notes = read_onnx(tmp_path / "net.onnx").get_modelmeta().custom_metadata_map
+    assert (about["kind"], about["version"]) == ("exported-params", 1)
+    assert (json.loads(notes["kind"]), json.loads(notes["version"])) == ("exported-onnx", 1)
+    assert json.loads(notes["arch"]) == about["arch"]

@@ -13,7 +13,7 @@ from oneshot_nas.arch import get_space
 from oneshot_nas.config import Sampler
 from oneshot_nas.costs.analytic import cost
 from oneshot_nas.costs.limits import Limits
-from oneshot_nas.costs.table import cost_table
+from oneshot_nas.costs.table import cost_table, reachable
 from oneshot_nas.errors import UserError
 from oneshot_nas.sections import Sandwich
 from oneshot_nas.train import elastic
@@ -190,6 +190,17 @@ def test_strolling_covers_the_box_more_evenly_than_rejection():
     rows = cells["stroll"].sum(axis=1)
     assert rows.min() > 0.4 * rows.max()  # every FLOPs band often
     assert cells["box"].sum(axis=1)[0] < 0.02 * cells["box"].sum()
+
+
+def test_strolling_without_a_lower_bound_starts_at_the_smallest_network():
+    """Cuts below it would all be walked by the smallest networks."""
+    table = cost_table(SE_SPACE, "oneshot-mxnet")
+    least = reachable(table)[0][0]
+    config = SAMPLERS["stroll"].model_copy(update={"flops": ":330M"})
+    archs = draws(make_sampler(SE_SPACE, config, 0), 3, 448)
+    flops, _ = table(np.array([SE_SPACE.encode(arch) for arch in archs]))
+    counts, _ = np.histogram(flops, bins=7, range=(least, 330e6))
+    assert counts.min() > 0.4 * counts.max()
 
 
 def test_strolling_visits_the_whole_walk_in_short_epochs_too():

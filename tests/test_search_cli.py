@@ -127,6 +127,16 @@ def test_the_noise_is_told_with_what_it_was_calibrated_on(monkeypatch, capsys):
     assert "noise       0: the repeats gave the same top1; they see other images only with" in capsys.readouterr().out
 
 
+def test_the_result_is_there_when_the_noise_cannot_be_measured(monkeypatch, capsys):
+    monkeypatch.setattr("oneshot_nas.cli._found.measure_noise", lambda *_, **__: 1 // 0)
+    assert search() == 0
+    assert "note: the noise was not measured: integer division" in capsys.readouterr().err
+    assert read_json("found/result.json", "search-result")["noise"] is None and RunFolder("found").arch.exists()
+    found: list[bool] = []
+    monkeypatch.setattr("oneshot_nas.cli._found.measure_noise", lambda *_, **__: found.append(RunFolder("other").result.exists()))
+    assert search(out="other") == 0 and found == [True]
+
+
 def test_the_record_repeats_the_search(tmp_path):
     assert search("--seed", "5", "--over", "block") == 0
     record = yaml.safe_load(RunFolder("found").config.read_text())
@@ -223,7 +233,10 @@ def test_a_failed_candidate_is_shown(capsys):
     (["--indicator", "luck"], "unknown indicator 'luck'"),
     (["--objective", "speed"], "unknown objective 'speed'"), (["--algorithm", "anneal"], "unknown search algorithm 'anneal'"),
     (["--flops", "1G:2G"], "reachable is"), (["--flops", "x"], "FLOPs limit 'x'"), (["--rule", "x"], "unknown cost rule"),
-    (["--over", "width"], "no choice"), (["--base", "none.json"], "cannot read"),
+    (["--over", "width"], "no choice"), (["--base", "none.json"], "cannot read"), (["--base", ""], "cannot read"),
+    (["--base", "-"], "--base - cannot be repeated"), (["--storage", ""], "not a database URL"),
+    (["--objective", "micronet", "--micronet-weight", "inf"], "--micronet-weight inf is no number to multiply with"),
+    (["--base-weights", ""], "--base-weights goes with --indicator angle"), (["--compare", ""], "--compare goes with"),
     (["--population", "0"], "population must be at least 1"), (["--budget", "0"], "budget must be at least 1"),
     (["--storage", "nonsense"], "not a database URL"), (["--against", "speed"], "Pareto front"),
     (["--workers", "0"], "--workers"), (["--algorithm", "coarse-to-fine"], "('block') of 'spos_shufflenet' are not"),

@@ -343,6 +343,17 @@ def test_shrinking_keeps_an_architecture_inside_the_limits(data, tmp_path, monke
     assert any("no operator can go any more: without any one of the 7 that are left" in line for line in log)
 
 
+def test_what_the_training_would_draw_from_is_not_dropped():
+    """Without an operator of its own a bin could not be trained from then on."""
+    arch = {"op": [values[-1] for values in FEW]}
+    flops = cost(SMALL.arch(arch)).flops
+    narrow = recipe("data", sampler={"name": "bins", "flops": f"{flops - 1}:{flops}", "bins": 1})
+    needed = [o for o in operators(SMALL, ("op",)) if o.value == arch["op"][o.position]]
+    spare = [o for o in operators(SMALL, ("op",)) if o not in needed]
+    assert needed and spare and not any(module._leaves_some(SMALL, Limits(), narrow, [o]) for o in needed[:1])
+    assert all(module._leaves_some(SMALL, Limits(), narrow, [o]) for o in spare)
+
+
 def test_the_folder_of_the_supernet_is_named_when_its_parent_is_given(shrunk, capsys, tmp_path):
     for indicator in ("accuracy", "angle"):
         words = ["search", "--supernet", str(shrunk), "--out", str(tmp_path / "found"), "--indicator", indicator]

@@ -163,6 +163,9 @@ def test_no_limits_at_all_is_no_error():
     ("--model oneshot --last-gamma", "--last-gamma is for GluonCV's models"),
     ("--model resnet50_v1b --cs-warm-up", "--cs-warm-up is for ShuffleNas"),
     ("--model ShuffleNas --use-pretrained", "--use-pretrained is for the networks of our zoo and GluonCV's models"),
+    ("--model oneshot --epoch-start-cs 10", "--epoch-start-cs is for ShuffleNas"),
+    ("--model oneshot --search-images 0", "--search-images is for ShuffleNas"),
+    ("--model oneshot --num-training-samples 9 --batch-size 16", "'epoch_images' 9 are less than one step's 'batch_size' 16"),
     ("--model oneshot --rec-train t.rec", "--rec-train means nothing without --use-rec"),
     ("--model oneshot --resume-states s", "--resume-states means nothing without --resume-params"),
     ("--model oneshot --resume-epoch 3", "--resume-epoch means nothing without --resume-params"),
@@ -218,9 +221,9 @@ TINY = "--use-rec --rec-train {0}/train.rec --rec-train-idx {0}/train.idx --rec-
      "search --supernet runs/ShuffleNas"),
     ("ShuffleNas --channels-layout small --use-all-blocks --num-training-samples 8 --save-dir runs/ShuffleNas-b",
      "search --supernet runs/ShuffleNas-b"),
-    ("mobilenetv2_0.25 --lr-mode cosine --warmup-epochs 1", "plot runs/mobilenetv2_0.25"),
+    ("mobilenetv2_0.25 --lr-mode cosine --warmup-epochs 1", "export --run runs/mobilenetv2_0.25"),
     ("resnet18_v1b --num-cpus 2 --batch-size 4 --label-smoothing --mixup --last-gamma --logging-file own.log",
-     "plot runs/resnet18_v1b"),
+     "export --run runs/resnet18_v1b"),
 ])
 def test_it_trains_in_any_folder_and_says_what_comes_next(model, following, data, tmp_path, capsys):
     name = model.split()[0]
@@ -333,3 +336,8 @@ def test_an_arch_replaces_the_network_of_a_recipe_and_keeps_the_rest():
     for name in ("spos_supernet.yaml", "spos_retrain.yaml"):
         found = read_recipe(ROOT / "recipes" / name, (), arch)
         assert found.arch == arch and found.model is found.space is None and found.schedule.mode == "linear"
+
+
+def test_gluoncvs_own_defaults_may_be_written_out():
+    words = ["--model", "oneshot", "--resume-params", "", "--resume-states", "", "--teacher-params", ""]
+    assert recipe_of(arguments(words)) == recipe_of(arguments(["--model", "oneshot"]))

@@ -20,6 +20,7 @@ from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.indicators.accuracy import Evaluator
 from oneshot_nas.sections import Progressive
 from oneshot_nas.train import checkpoint, loop
+from oneshot_nas.train.checkpoint import average_statistics
 from oneshot_nas.train.job import make_job
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.losses import CrossEntropy
@@ -252,7 +253,7 @@ def test_how_often_a_run_is_validated_decides_no_weight(data, tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "steps"), [
-    ({}, 6), ({"epoch_images": 33}, 4), ({"epoch_images": 1000}, 6), ({"epoch_images": 3}, 1),
+    ({}, 6), ({"epoch_images": 33}, 4), ({"epoch_images": 1000}, 6), ({"epoch_images": 8}, 1),
     ({"epoch_share": 1 / 3}, 2), ({"epoch_share": 1 / 7}, 1), ({"epoch_share": 0.5, "epoch_images": 33}, 2),
 ])
 def test_an_epoch_may_be_cut_short(data, changes, steps, tmp_path, monkeypatch):
@@ -541,6 +542,11 @@ def test_supernets_are_not_trained_in_float16(data):
     ({"allowed": {"scale": 0.8}}, "'allowed.scale' = '0.8': a list is needed"),
     ({"holdout": 0}, "'holdout' = '0': a section of keys is needed"),
     ({"epochs": 0}, "'epochs' = '0': Input should be greater than or equal to 1"),
+    ({"epochs": True}, "'epochs' = 'True': a number is needed, not true or false"),
+    ({"ema": True}, "'ema' = 'True': a number is needed"), ({"optimizer": {"lr": True}}, "'optimizer.lr' = 'True': a number"),
+    ({"records": {"train": "a.rec", "val": "b.rec"}}, "'data' and 'records' both name the images; give one"),
+    ({"holdout": {"validation": 8}}, "'holdout' is for a supernet; a fixed network is trained on all training images"),
+    ({"epoch_images": 4}, "'epoch_images' 4 are less than one step's 'batch_size' 8"),
     ({"optimizer": {"lr": float("nan")}}, "'optimizer.lr' = 'nan'"),
     ({"seed": 2**31}, "'seed'"),
     ({"batch_size": 9, "contexts": 2}, "cannot be shared evenly by 2 contexts"),
@@ -579,7 +585,6 @@ def test_an_impossible_recipe_is_refused_with_the_key(data, change, words):
     ({"model": "vgg11", "options": {"input_size": 64}, "progressive": {"size": 32, "epochs": 1}},
      "weights of model 'vgg11' depend on the size of its images"),
     ({"model": "attentive_a0", "progressive": {"size": 8, "epochs": 1}}, "resizes its images itself; leave 'progressive' out"),
-    ({"model": "nasnet_4_1056"}, "has 2 outputs; what can be trained here has one"),
     ({"model": "inceptionv3"}, r"cannot take images of 16x16 pixels \(kernel size .*\); give another input size, 299"),
     ({"model": "simple_pose_resnet18_v1b"}, "GluonCV cannot build 'simple_pose_resnet18_v1b' as a classifier"),
     ({"model": "ssd_512_resnet50_v1_voc"}, "detection and segmentation networks .ssd_512_resnet50_v1_voc. is not there yet"),
@@ -650,3 +655,32 @@ def test_pretrained_weights_are_copied_where_they_fit(monkeypatch):
 def test_an_option_that_gluoncv_would_forget_is_refused():
     with pytest.raises(UserError, match="no option 'use_se'"):  # GluonCV takes it, and forgets it
         zoo_network("resnext50_32x4d", 3, {"use_se": True}, [mx.cpu()])
+
+
+@pytest.mark.parametrize("name", ["hrnet_w18_small_v1_c", "resnet18_v1b_0.89", "resnet50_v1b_gn", "nasnet_4_1056"])
+def test_gluoncv_models_whose_heads_are_their_own_train_on_other_classes(name):
+    """The first takes num_classes, the second declares 1,000, the third's norm cannot be hybridized, the last has two outputs."""
+    net, arch, size = zoo_network(name, 7, {"input_size": 96}, [mx.cpu()])
+    net.hybridize()
+    assert arch is None and net(nd.zeros((2, 3, size, size))).shape == (2, 7)
+
+
+def test_every_device_gets_the_mean_of_the_running_statistics():
+    net = nn.BatchNorm(in_channels=2)
+    net.initialize(ctx=[mx.cpu(0), mx.cpu(1)])
+    for value, array in enumerate(net.running_mean.list_data(), 1):
+        array[:] = value
+    average_statistics(net, [mx.cpu(0), mx.cpu(1)])
+    assert [array.asnumpy().tolist() for array in net.running_mean.list_data()] == [[1.5, 1.5], [1.5, 1.5]]
+
+
+def test_a_run_on_two_devices_leaves_them_with_the_same_statistics(data, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(net, contexts):
+        average_statistics(net, contexts)
+        seen.append([[array.asnumpy() for array in parameter.list_data()] for parameter in net.collect_params().values()])
+
+    monkeypatch.setattr("oneshot_nas.train.checkpoint.average_statistics", watched)
+    train(tiny.gluoncv(data, epochs=1, contexts=2), tmp_path, quiet)
+    assert all(np.array_equal(first, second) for first, second in seen[-1])

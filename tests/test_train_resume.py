@@ -4,21 +4,21 @@ import json
 import os
 import pickle
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tiny
 
+from oneshot_nas.cli._supernet import tell_unfinished
 from oneshot_nas.config import RunFolder
 from oneshot_nas.errors import UserError, WorkError
 from oneshot_nas.train import checkpoint, loop
 from oneshot_nas.train.loop import train
+from oneshot_nas.train.runs import load_fixed
 
 MIXED = {"label_smoothing": 0.1, "mixup_alpha": 0.2, "mixup_off_epochs": 1}
 SGD = {"name": "sgd", "lr": 0.1, "clip": 1}
@@ -27,6 +27,7 @@ CASES = {
     "fixed network on three": lambda data: tiny.fixed(data, epochs=3, contexts=3, batch_size=12, loss=MIXED,
                                                     progressive={"size": 8, "epochs": 2}),
     "GluonCV model on two": lambda data: tiny.gluoncv(data, epochs=4, contexts=2, optimizer=SGD),
+    "averaged without momentum": lambda data: tiny.gluoncv(data, epochs=3, ema=0.99, optimizer=SGD | {"momentum": 0}),
 }
 
 
@@ -92,7 +93,7 @@ SEAMS = [  # (owner, function, which call, after it); each run goes on where the
 ]
 
 
-@pytest.mark.parametrize(("name", "seams"), [*zip(CASES, (SEAMS[2::3], SEAMS[1::3], SEAMS), strict=True)])
+@pytest.mark.parametrize(("name", "seams"), [*zip(CASES, (SEAMS[2::3], SEAMS[1::3], SEAMS, SEAMS[::4]), strict=True)])
 def test_a_run_that_breaks_at_every_seam_ends_as_an_uninterrupted_one(name, seams, data, uninterrupted, tmp_path, monkeypatch):
     recipe = CASES[name](data)
     breaks = 0
@@ -155,17 +156,6 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_resumes(data, tmp_path):
     assert checkpoint.latest_weights(tmp_path / "run/checkpoint").exists()
 
 
-@contextmanager
-def files_of_at_most(size):
-    """As on a full disk, no file can grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("part", ["weights", "weights but for the last byte", "optimizer", "description"])
 def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint(part, data, uninterrupted, tmp_path, monkeypatch):
     name = "GluonCV model on two"
@@ -179,8 +169,10 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_old_checkpoint(part, data,
         sizes = {"weights": whole["weights"] // 2, "weights but for the last byte": whole["weights"] - 1,
                  "optimizer": whole["optimizer"] - 1, "description": 100}
         if part == "optimizer":  # the larger file comes first, so let it through
-            monkeypatch.setattr(checkpoint, "write_params", lambda *_: None)
-        with files_of_at_most(sizes[part]):
+            written = checkpoint.write_params
+            monkeypatch.setattr(checkpoint, "write_params",
+                                lambda path, kind, *rest: written(path, kind, *rest) if kind == checkpoint.OPTIMIZER else None)
+        with tiny.files_of_at_most(sizes[part]):
             return real(folder, net, trainer, position, about, average)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
@@ -197,7 +189,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(data, tmp_path, capsys):
     from oneshot_nas.cli.main import exit_code
 
     def work():
-        with files_of_at_most(20_000):
+        with tiny.files_of_at_most(20_000):
             train(tiny.fixed(data), tmp_path, quiet)
 
     assert exit_code(work) == 1
@@ -213,7 +205,8 @@ def test_a_second_process_on_the_folder_is_refused(data, tmp_path):
 def test_exactly_one_pair_of_array_files_is_kept(data, tmp_path):
     train(tiny.gluoncv(data, epochs=3), tmp_path, quiet)
     assert sorted(os.listdir(tmp_path / "checkpoint")) == [
-        "latest.json", "optimizer-0003.arrays", "weights-0003.params", "weights-0003.params.json"]
+        "latest.json", "optimizer-0003.arrays", "optimizer-0003.arrays.json", "weights-0003.params", "weights-0003.params.json"]
+    assert json.loads((tmp_path / "checkpoint/optimizer-0003.arrays.json").read_text())["kind"] == "optimizer-state"
 
 
 def test_save_every_decides_no_number(data, tmp_path, monkeypatch):
@@ -225,6 +218,36 @@ def test_save_every_decides_no_number(data, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "b/checkpoint/latest.json").read_text())["epoch"] == 2
     train(tiny.gluoncv(data, epochs=3, save_every=5, input_threads=2, log_every=3), tmp_path / "b", quiet)  # these may change
     assert result(tmp_path / "a")[:2] == result(tmp_path / "b")[:2]
+
+
+def test_save_every_decides_where_a_guard_goes_back_to(data, tmp_path):
+    train(tiny.gluoncv(data, epochs=1, guard={}), tmp_path, quiet)
+    with pytest.raises(UserError, match="save_every: 1 -> 2"):
+        train(tiny.gluoncv(data, epochs=1, guard={}, save_every=2), tmp_path, quiet)
+
+
+@pytest.mark.parametrize(("first", "second"), [(tiny.narrow_supernet, tiny.fixed), (tiny.fixed, tiny.gluoncv)])
+def test_what_a_first_try_without_a_checkpoint_left_says_nothing_of_the_next_one(first, second, data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        break_at(patch, loop, "append_metrics", 1)
+        with pytest.raises(Killed):
+            train(first(data), tmp_path, quiet)
+    (tmp_path / ".initial.params.1.tmp").write_bytes(b"what a kill left")
+    train(second(data, epochs=1), tmp_path, quiet)
+    run = load_fixed(tmp_path)
+    assert (run.arch is None) == (second is tiny.gluoncv)
+    assert not (tmp_path / "supernet.json").exists() and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_an_unfinished_run_is_told_by_its_checkpoint(data, tmp_path, capsys):
+    recipe = tiny.gluoncv(data, epochs=2)
+    train(recipe, tmp_path, quiet, until=1)
+    tell_unfinished(str(tmp_path))
+    assert capsys.readouterr().err == f"warning: the network in {tmp_path} has 1 of its 2 epochs behind it\n"
+    train(recipe, tmp_path, quiet)
+    tell_unfinished(str(tmp_path))
+    tell_unfinished(str(tmp_path / "nowhere"))
+    assert capsys.readouterr().err == ""
 
 
 def test_another_recipe_is_refused_once_something_is_saved_and_not_before(data, tmp_path):
@@ -310,7 +333,7 @@ def test_a_pickled_optimizer_state_is_refused_by_name_and_never_read(data, tmp_p
 ])
 def test_a_damaged_checkpoint_is_named(name, damage, words, data, tmp_path):
     train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
-    (path,) = (path for path in (tmp_path / "checkpoint").glob(f"{name}*") if not path.name.endswith(".params.json"))
+    (path,) = (path for path in (tmp_path / "checkpoint").glob(f"{name}*") if not path.name.endswith("s.json"))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=f"{path.name}.* {words}"):
         train(tiny.gluoncv(data, epochs=1), tmp_path, quiet)
@@ -322,9 +345,9 @@ def test_weights_and_optimizer_state_of_another_network_are_refused(data, tmp_pa
     ours, theirs = (tmp_path / run / "checkpoint" for run in ("ours", "theirs"))
     for weights, optimizer, words in (
         (theirs / "weights-0001.params", None, "but of a fixed network .cifar_resnet20_v1.: 417 missing: stem"),
-        (ours / "optimizer-0001.arrays", None, "is not of this network"),
         (ours / "weights-0001.params", theirs / "optimizer-0001.arrays", "is not of this network and optimizer"),
-        (ours / "missing.params", None, "cannot read .*missing.params"),
+        (ours / "missing.params", None, "no parameter file at .*missing.params"),
+        (ours / "optimizer-0001.arrays", None, "is of kind 'optimizer-state', expected 'network' or 'exported-params'"),
     ):
         start = start_of({"weights": str(weights), "optimizer": optimizer and str(optimizer)})
         with pytest.raises(UserError, match=words):

@@ -274,6 +274,25 @@ def test_a_skipped_step_moves_no_weight_and_repairs_statistics(data):
     assert parameter.data().asnumpy().tolist() == [1, 1] + [2] * (parameter.shape[0] - 2)
 
 
+def test_statistics_that_a_skipped_step_broke_are_whole_after_the_epoch(data, tmp_path, monkeypatch):
+    jobs, calls = [], []
+
+    def step(*given, real=loop.run_step, **options):
+        calls.append(given)
+        if len(calls) != 2:
+            return real(*given, **options)
+        (broken, *_) = (p for name, p in jobs[0].net.collect_params().items() if name.endswith("running_var"))
+        broken.set_data(nd.full(broken.shape, math.nan))
+        return [], []
+
+    monkeypatch.setattr(loop, "make_job", lambda *given, real=loop.make_job: jobs.append(real(*given)) or jobs[-1])
+    monkeypatch.setattr(loop, "run_step", step)
+    train(tiny.gluoncv(data, epochs=1, guard={}), tmp_path, lambda text: None)
+    assert len(calls) == 6
+    assert all(np.isfinite(p.data().asnumpy()).all() for p in jobs[0].net.collect_params().values())
+    assert json.loads((tmp_path / "checkpoint/latest.json").read_text())["updates"] == 5
+
+
 # --- recipes, and what comes after ---
 
 

@@ -1,5 +1,7 @@
-"""A tiny data set and tiny recipes that train in seconds, for the tests of training."""
+"""A tiny data set, tiny recipes that train in seconds, and a tiny disk, for the tests of training."""
 
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,14 @@ def sandwich(data: Path, **changes) -> Recipe:
            "allowed": {"depth": [1], "kernel": [3, 5], "expand": [1, 3]}, "optimizer": {"name": "nag", "lr": 0.02},
            "sampler": {"name": "flops", "bins": 3, "sandwich": {"random": 1}}}
     return recipe(data, **(own | changes))
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a full disk, no file can grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -27,7 +27,7 @@ def search_exactly(indicator: Any, space: Space, about: dict[str, Any], limits: 
 
     Raises: UserError for an indicator that is no sum, limits out of reach, or a folder of another search.
     """
-    history = open_run(arguments["compare"]) if arguments["compare"] else None
+    history = open_run(arguments["compare"]) if arguments["compare"] is not None else None
     supernet, out = arguments["supernet"], arguments["out"]
     commands = [network_command(supernet, str(run.arch), str(run.path)), command("plot", out)]
     check_same(run, arguments)

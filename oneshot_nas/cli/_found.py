@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from oneshot_nas.arch import Arch
 from oneshot_nas.cli._supernet import tell_useless
 from oneshot_nas.config import RunFolder, read_recipe
 from oneshot_nas.costs.limits import human
-from oneshot_nas.errors import UserError
 from oneshot_nas.files import read_json, write_json, write_text
 from oneshot_nas.search.candidate import Candidate
 from oneshot_nas.search.history import History
@@ -26,7 +25,7 @@ FAMILY = "family.jsonl"  # of the run folder: the architectures of a family, che
 
 def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, arguments: dict[str, Any],
            load_evaluator: Callable[..., Any], json_: bool) -> None:
-    """Measure the noise, write arch.json and result.json, and print the result."""
+    """Write arch.json and result.json, measure the noise, which goes into the latter, and print the result."""
     supernet, out = arguments["supernet"], arguments["out"]
     family = run.path / FAMILY
     shipped = family if task.targets and elastic(supernet) else run.arch
@@ -35,26 +34,34 @@ def finish(task: SearchTask, history: History, ending: Ending, run: RunFolder, a
                 command("history", out, "--json")]
     if task.targets:
         commands.insert(0, command("evaluate", "--supernet", supernet, "--arch", family, *images, "--json"))
-    load = functools.lru_cache(maxsize=1)(load_evaluator)
     candidates = history.candidates
-    result = result_content(task, candidates, ending.reason, None, commands)  # before the noise: it may find nothing usable
-    try:
-        noise = measure_noise(task, candidates, lambda arch, repeat: load(seed=repeat)(arch), repeats=arguments["repeats"])
-    except UserError as error:  # the result is there all the same
-        noise = None
-        print(f"note: the noise was not measured: {error}", file=sys.stderr)
-    result["noise"] = noise and {**noise, "halves": arguments["calib_images"] is None}
+    result = result_content(task, candidates, ending.reason, None, commands)
+    best = ranking(task, candidates)[0]
     if task.screen:
         from oneshot_nas.indicators.predictor import screening_tau
 
         tau = screening_tau(task, candidates)
         result["screen"] = {**task.screen.about, "children": task.screen.children, "held_out_tau": tau}
-    best = ranking(task, candidates)[0]
     write_json(run.arch, "architecture", best.arch.to_json())
     found = [json.dumps(member["best"]["arch"]) + "\n" for member in result.get("family", ()) if member["best"]]
     if found:
         write_text(run.path / FAMILY, "".join(found))
     write_json(run.result, "search-result", result)
+    loaded: dict[int, Any] = {}
+
+    def again(arch: Arch, repeat: int) -> Mapping[str, float]:
+        if repeat not in loaded:
+            loaded.clear()  # first: the images of two evaluators may not fit into memory
+            loaded[repeat] = load_evaluator(seed=repeat)
+        return loaded[repeat](arch)
+
+    try:
+        noise = measure_noise(task, candidates, again, repeats=arguments["repeats"])
+    except Exception as error:  # the result is there all the same
+        print(f"note: the noise was not measured: {error}", file=sys.stderr)
+    else:
+        result["noise"] = noise and {**noise, "halves": arguments["calib_images"] is None}
+        write_json(run.result, "search-result", result)
     tell_useless(best.scores, supernet)
     if json_:
         print(json.dumps(read_json(run.result, "search-result")))

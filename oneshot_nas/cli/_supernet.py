@@ -7,18 +7,19 @@ from collections.abc import Mapping
 
 
 def tell_unfinished(folder: str) -> None:
-    """Warn on stderr when the training of a supernet is not at its end; what is no supernet is left to whoever opens it."""
+    """Warn on stderr when the training of a run is not at its end; what is no run is left to whoever opens it."""
+    from oneshot_nas.config import RunFolder, read_recipe
     from oneshot_nas.errors import UserError
-    from oneshot_nas.train.runs import open_supernet
+    from oneshot_nas.train.checkpoint import read_latest
 
+    run = RunFolder(folder)
     try:
-        run = open_supernet(folder)
+        done, wanted = read_latest(run.checkpoint)["epoch"], read_recipe(run.config).epochs
     except UserError:
         return
-    done, wanted = run.about.get("epoch"), run.recipe.epochs
     if isinstance(done, int) and done < wanted:
         state = f"has {done} of its {wanted} epochs behind it" if done else "has not been trained yet, its weights are random"
-        print(f"warning: the supernet in {folder} {state}", file=sys.stderr)
+        print(f"warning: the {'supernet' if run.supernet.exists() else 'network'} in {folder} {state}", file=sys.stderr)
 
 
 def tell_useless(scores: Mapping[str, float], run: str) -> None:

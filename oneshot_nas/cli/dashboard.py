@@ -39,3 +39,4 @@ def command(
         raise UserError(f"cannot listen on {host}:{port}: {reason}; give another --port or --host") from None
     print(f"http://{host}:{port}/dashboard/studies/{number} (Ctrl-C ends it)", file=sys.stderr, flush=True)
     run_server(opened, host=host, port=port)
+    raise KeyboardInterrupt  # the server keeps it to itself, and ends for nothing else

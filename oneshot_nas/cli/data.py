@@ -85,7 +85,7 @@ def folder(
     if others:
         endings = ", ".join(f"{count} {ending}" for ending, count in others.items())
         files = "1 file" if sum(others.values()) == 1 else f"{sum(others.values())} files"
-        typer.echo(f"left out: {files} with other endings than {' '.join(SUFFIXES)}: {endings}", err=True)
+        typer.echo(f"left out: {files} that are no images ({' '.join(SUFFIXES)}) of a class folder: {endings}", err=True)
     _tell(out, "folder", dataset, as_json, skipped, others)
 
 
@@ -125,19 +125,18 @@ def check(
     for rec in recs if rebuild_index else []:
         typer.echo(f"{rec.with_suffix('.idx')}: index of {rebuild(rec)} records written", err=True)
     reports = []
-    for rec in recs:
-        names = declared_classes(rec.parent)
-        reports.append(check_records(rec, class_count=len(names) if names else None, threads=threads))
     wrong: UserError | None = None
-    bad = [f"{record} of {report.rec}: {record.reason}" for report in reports for record in report.bad]
-    if bad:
-        count = "1 bad record:" if len(bad) == 1 else f"{len(bad)} bad records, the first is"
-        wrong = UserError(f"{count} {bad[0]}; pack the data set again without {'it' if len(bad) == 1 else 'them'}")
-    else:
-        try:
-            load_dataset(path)
-        except UserError as error:  # sound records that do not belong together, or to dataset.json
-            wrong = error
+    try:
+        for rec in recs:
+            names = declared_classes(rec.parent)
+            reports.append(check_records(rec, class_count=len(names) if names else None, threads=threads))
+        bad = [f"{record} of {report.rec}: {record.reason}" for report in reports for record in report.bad]
+        if bad:
+            count = "1 bad record:" if len(bad) == 1 else f"{len(bad)} bad records, the first is"
+            raise UserError(f"{count} {bad[0]}; pack the data set again without {'it' if len(bad) == 1 else 'them'}")
+        load_dataset(path)  # sound records may not belong together, or to dataset.json
+    except UserError as error:
+        wrong = error
     if as_json:
         about = {"ok": wrong is None, "files": [asdict(report) for report in reports]}
         typer.echo(json.dumps(about if wrong is None else {**about, "error": str(wrong)}))

@@ -52,7 +52,7 @@ def command(
         raise UserError(f"unknown indicator '{indicator}'; there are {show(known)}")
     if run is not None and indicator != "accuracy":
         raise UserError(f"indicator '{indicator}' scores architectures of a supernet; give --supernet RUN with --arch FILE")
-    if base_weights and indicator != "angle":
+    if base_weights is not None and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     if split not in SPLITS:
         raise UserError(f"--split {split} is none of {', '.join(SPLITS)}")
@@ -64,12 +64,12 @@ def command(
             raise UserError(f"a trained network keeps its BatchNorm statistics and is judged on all validation images: {options}")
         if not INDICATORS[indicator].images:
             raise UserError(f"indicator '{indicator}' looks at no images: {options}")
+    tell_unfinished(str(run or supernet))
     archs = []
     if supernet is not None:
         from oneshot_nas.arch import read_archs
         from oneshot_nas.progress import track
 
-        tell_unfinished(supernet)
         archs = list(read_archs(str(arch)))
         evaluator, images = _load(supernet, indicator, base_weights, calib_images, val_images, method, split)
         for found in archs:

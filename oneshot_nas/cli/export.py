@@ -36,6 +36,7 @@ def command(
     Example:  oneshot-nas export --supernet runs/elastic --arch runs/family/family.jsonl --out runs/family/export
     """
     import json
+    import sys
     from pathlib import Path
 
     from oneshot_nas.errors import UserError
@@ -56,13 +57,18 @@ def command(
     from oneshot_nas.arch import read_archs
     from oneshot_nas.cli._supernet import tell_unfinished
     from oneshot_nas.export.deliver import deliver, from_run, from_supernet, resize_outside
+    from oneshot_nas.export.onnx import require
+    from oneshot_nas.progress import track
 
+    for module in ("onnx", "onnxruntime") if "onnx" in formats else ():
+        require(module)
     if run is not None and (calib_images is not None or method != "population"):
         raise UserError("--calib-images and --method recalibrate a subnet of --supernet; a trained network keeps its statistics")
-    if supernet is not None:
-        tell_unfinished(supernet)
+    tell_unfinished(str(run or supernet))
     archs = list(read_archs(str(arch))) if supernet is not None else []
     networks = [from_run(run)] if run is not None else from_supernet(str(supernet), archs, calib_images, method)
+    if json_ or not sys.stdout.isatty():  # the lines are progress there
+        networks = track(networks, "exporting", max(1, len(archs)), "network")
     everything = []
     for number, network in enumerate(networks, 1):
         shipped = resize_outside(network) if resize == "outside" else network

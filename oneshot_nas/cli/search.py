@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -125,24 +126,26 @@ def command(
         raise UserError(f"unknown indicator '{indicator}'; there are {show(INDICATORS)}")
     if not INDICATORS[indicator].images:
         arguments["repeats"] = 0  # nothing is random
-    if predictor and not INDICATORS[indicator].screened:
+    if predictor is not None and not INDICATORS[indicator].screened:
         raise UserError(f"--predictor goes with --indicator predictor, got --indicator {indicator}")
-    if base_weights and indicator != "angle":
+    if base_weights is not None and indicator != "angle":
         raise UserError(f"--base-weights goes with --indicator angle, got --indicator {indicator}")
     exact = algorithm == EXACT
     if exact and INDICATORS[indicator].images:
         raise UserError(f"algorithm exact needs a score that is a sum over layers, got --indicator {indicator}; take bn-gamma")
-    if exact and (over or base or targets or storage):
+    if exact and any(value is not None for value in (over, base, targets, storage)):
         raise UserError("algorithm exact searches everything at once and keeps no history: leave out --over, --base, --targets "
                         "and --storage; --space FILE searches a part")
-    if compare and not exact:
+    if compare is not None and not exact:
         raise UserError(f"--compare goes with --algorithm exact, got --algorithm {algorithm}")
     if objective not in OBJECTIVES:
         raise UserError(f"unknown objective '{objective}'; there are {show(OBJECTIVES)}")
     limits = parse_limits(flops, params, rule)
-    fixed = read_arch_file(base) if base else None
+    if base == "-":
+        raise UserError("--base - cannot be repeated when the search goes on: write the architecture to a file and give that")
+    fixed = read_arch_file(base) if base is not None else None
     run = RunFolder(out)
-    shared = absolute_url(storage) if storage else None
+    shared = absolute_url(storage) if storage is not None else None
     url = shared or sqlite_url(run.study)
     configure_threads(workers)
     load_evaluator = evaluators(arguments)
@@ -198,7 +201,7 @@ def tell_unused(ctx: typer.Context, indicator: Indicator, arguments: dict[str, A
         "grid": algorithm != "coarse-to-fine" and "it is for --algorithm coarse-to-fine",
         "top_k": (algorithm not in ("evolution", "exact") or targets) and "it is for evolution without --targets and for exact",
         "mutation": algorithm == "random" and "algorithm random has no parents",
-        "children": not (indicator.screened or targets or algorithm == "coarse-to-fine") and "it is for --indicator predictor",
+        "children": not indicator.screened and "it is for --indicator predictor",
         "micronet_weight": arguments["objective"] != "micronet" and "it is for --objective micronet",
         "base": not staged and "it is for --over, which says what is searched; the rest is fixed",
         **dict.fromkeys(IMAGES, not indicator.images and f"indicator '{indicator.score}' looks at no images"),
@@ -224,7 +227,7 @@ def evaluators(arguments: dict[str, Any]) -> Any:
     """The function that loads the indicator's evaluator; ``seed=1, 2 ...`` asks for one that repeats the measurement."""
     chosen = INDICATORS[arguments["indicator"]]
     images = (arguments["calib_images"], arguments["val_images"]) if chosen.images else ()
-    given = {"base_weights": arguments["base_weights"]} if arguments["base_weights"] else {}
+    given = {"base_weights": arguments["base_weights"]} if arguments["base_weights"] is not None else {}
     return partial(chosen.load(), arguments["supernet"], *images, **given)
 
 
@@ -246,6 +249,8 @@ def objective_of(name: str, micronet_weight: float, score: str) -> Objective:
     from oneshot_nas.errors import UserError
     from oneshot_nas.search.task import OBJECTIVES
 
+    if not math.isfinite(micronet_weight):
+        raise UserError(f"--micronet-weight {micronet_weight} is no number to multiply with; 1 was the predecessor's")
     if name == "micronet":
         if score != "top1":
             raise UserError(f"objective micronet weighs accuracy against cost; indicator '{score}' gives none")

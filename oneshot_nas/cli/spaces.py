@@ -26,6 +26,7 @@ def describe(name: str) -> dict[str, Any]:
     """Everything about a space as plain data; `values` lists what each position of a choice allows."""
     space, table = get_space(name), option_table(name)
     return {
+        "name": name,
         "space": name,
         "size": space.size,
         "choices": {choice.name: {"positions": len(choice.values), "values": choice.values} for choice in space.choices},

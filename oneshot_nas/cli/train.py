@@ -29,8 +29,8 @@ def command(
     from oneshot_nas.arch import read_arch_file
     from oneshot_nas.config import read_recipe
 
-    content = read_arch_file(arch).to_json() if arch else None
-    start = [f"start.supernet={from_supernet}"] if from_supernet else []
+    content = read_arch_file(arch).to_json() if arch is not None else None
+    start = [f"start.supernet={from_supernet}"] if from_supernet is not None else []
     parsed = read_recipe(recipe, [*(set_ or ()), *start], content)
 
     from oneshot_nas.train.loop import train

@@ -7,6 +7,7 @@ inert class of this file: neither numpy nor anything else of the process is reac
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import pickle
 import tarfile
@@ -19,7 +20,7 @@ import numpy as np
 
 from oneshot_nas.data.datasets import Dataset
 from oneshot_nas.data.images import encode
-from oneshot_nas.data.packers import Sample, write_dataset
+from oneshot_nas.data.packers import Sample, digest_of, write_dataset
 from oneshot_nas.errors import UserError
 
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -36,7 +37,8 @@ def pack_cifar10(archive: str | os.PathLike, out: str | os.PathLike, *, overwrit
     """
     archive = Path(archive).expanduser()
     members = _read_members(archive)
-    names = [name.decode() for name in _field(members[META], b"label_names", archive, META, list)]
+    digest = digest_of(members[name] for name in sorted(members))
+    names = _names(members[META], archive)
     batches = {name: _batch(members.pop(name), archive, name, len(names)) for name in (*TRAIN, *VAL)}
 
     def samples(part: tuple[str, ...]) -> Iterator[Sample]:
@@ -46,7 +48,8 @@ def pack_cifar10(archive: str | os.PathLike, out: str | os.PathLike, *, overwrit
                 yield label, encode(pixels, ".png"), pixels
 
     totals = (sum(len(batches[name][0]) for name in TRAIN), sum(len(batches[name][0]) for name in VAL))
-    return write_dataset(out, {"source": "cifar10"}, names, samples(TRAIN), samples(VAL), overwrite=overwrite, totals=totals)
+    made_by = {"source": "cifar10", "members": digest}
+    return write_dataset(out, made_by, names, samples(TRAIN), samples(VAL), overwrite=overwrite, totals=totals)
 
 
 def _read_members(archive: Path) -> dict[str, bytes]:
@@ -67,13 +70,21 @@ def _read_members(archive: Path) -> dict[str, bytes]:
                     )
                 handle = tar.extractfile(member)
                 found[name] = handle.read() if handle else b""
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).partition(": - method")[0]  # then come the reasons of every other compression
         raise UserError(f"{archive} is no readable .tar.gz file ({reason}); download cifar-10-python.tar.gz again") from error
     missing = sorted(wanted - set(found))
     if missing:
         raise UserError(f"{archive} lacks {', '.join(missing)}; give the official cifar-10-python.tar.gz")
     return found
+
+
+def _names(encoded: bytes, archive: Path) -> list[str]:
+    """Return the names of the classes. Raises: UserError."""
+    try:
+        return [name.decode() for name in _field(encoded, b"label_names", archive, META, list)]
+    except (AttributeError, UnicodeDecodeError):
+        raise UserError(f"{archive}: {META} has label_names that are not UTF-8 bytes; give the official archive") from None
 
 
 def _batch(encoded: bytes, archive: Path, name: str, classes: int) -> tuple[list[int], np.ndarray]:

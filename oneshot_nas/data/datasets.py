@@ -275,6 +275,6 @@ def _read_about(content: dict[str, Any], source: Path) -> About:
         image_size = None if size is None else (int(size[0]), int(size[1]))
     except KeyError as error:
         raise UserError(f"{source} lacks the entry {error}; pack the data set again") from error
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{source} cannot be read: {error}; pack the data set again") from error
     return classes, counts, statistics.mean, statistics.std, image_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ VAL_RATIO = 0.1  # share of each class that goes to val where nobody says
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files with labels (int64), by position; `others` counts the files beside them that are not taken, by their ending."""
+    """Image files with labels (int64), by position; `others` counts the files that are not taken, by ending and place."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
@@ -94,7 +94,8 @@ def list_folder(source: str | os.PathLike) -> tuple[list[str], dict[str, Files]]
         raise UserError(f"no folder {source}; give one that holds a folder of images per class")
     roots = {part: source / part for part in ("train", "val") if (source / part).is_dir()}
     if len(roots) == 1:
-        raise UserError(f"{source} has only one of the folders train and val; give both, or class folders alone")
+        raise UserError(f"{source} has only one of the folders train and val; give both, or class folders alone "
+                        "(another name for a class that is called so)")
     roots = roots or {"train": source}
     classes = _subfolders(roots["train"])
     if len(classes) < 2:
@@ -105,7 +106,15 @@ def list_folder(source: str | os.PathLike) -> tuple[list[str], dict[str, Files]]
         if other:
             both = " and ".join(map(str, roots.values()))
             raise UserError(f"class '{other[0]}' is not in both of {both}; both parts need the same class folders")
-    return classes, {part: _files(root, classes) for part, root in roots.items()}
+    parts = {part: _files(root, classes) for part, root in roots.items()}
+    others = Counter(parts["train"].others)
+    for root in {source, *roots.values()}:
+        loose = (path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
+        others.update(f"{_ending(path)} beside class folders" for path in loose)
+    if "val" in roots:
+        others.update(f"{_ending(path)} in {name}" for name in _subfolders(source) if name not in roots
+                      for path in _visible(source / name) if path.is_file())
+    return classes, {**parts, "train": replace(parts["train"], others=others)}
 
 
 def _subfolders(root: Path) -> list[str]:
@@ -125,12 +134,16 @@ def _files(root: Path, classes: list[str]) -> Files:
             if path.suffix.lower() in SUFFIXES:
                 found.append(path)
             elif path.is_file():
-                others[path.suffix.lower() or "no ending"] += 1
+                others[_ending(path)] += 1
         if not found:
             raise UserError(f"class folder {root / name} holds no images ({' '.join(SUFFIXES)}); remove it or fill it")
         paths += sorted(found)
         labels += [label] * len(found)
     return Files(tuple(paths), np.array(labels, np.int64), others)
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower() or "no ending"
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -20,7 +21,7 @@ from oneshot_nas.data.images import decode, encode, ordered_map
 from oneshot_nas.data.recordio import write_records
 from oneshot_nas.data.seeds import shuffled
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import read_json, write_json
+from oneshot_nas.files import LOCK, held, read_json, write_json
 from oneshot_nas.progress import track
 
 Sample = tuple[int, bytes, np.ndarray]  # label, what is stored, its pixels (uint8 RGB)
@@ -115,7 +116,8 @@ def pack_folder(
         if lost:
             raise UserError(f"class '{classes[lost[0]]}' has no readable image left in {source}")
 
-    made_by = {"source": "folder", "resize": resize, "quality": quality, "val_ratio": val_ratio, "seed": seed}
+    told = digest_of(line for files, _ in chosen for line in _names_and_sizes(files))
+    made_by = {"source": "folder", "files": told, "resize": resize, "quality": quality, "val_ratio": val_ratio, "seed": seed}
     train, val = (samples(files, positions) for files, positions in chosen)
     totals = (len(chosen[0][1]), len(chosen[1][1]))
     dataset = write_dataset(out, made_by, classes, train, val, overwrite=overwrite, totals=totals)
@@ -143,23 +145,33 @@ def write_dataset(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder for the data set")
     fresh = not out.exists()
-    interrupted = _move_in(out)
-    if not overwrite:
-        _check_free(out, made_by, again=interrupted)
-    statistics, packing = _Statistics(len(classes)), out / PACKING
+    with held(out, f"another process is packing into {out}; wait for it, or give another folder"):
+        try:
+            interrupted = _move_in(out)
+            if not overwrite:
+                _check_free(out, made_by, again=interrupted)
+            _pack(out / PACKING, made_by, classes, (train, val), totals)
+            _move_in(out)
+            return load_dataset(out)
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+            if fresh:
+                with suppress(OSError):  # it stays when there is something in it
+                    out.rmdir()
+
+
+def _pack(packing: Path, made_by: dict[str, Any], classes: list[str], parts: tuple[Iterable[Sample], Iterable[Sample]],
+          totals: tuple[int | None, int | None]) -> None:
+    """Write both parts and, last, dataset.json into the folder `packing`, which goes when that fails."""
+    statistics = _Statistics(len(classes))
     try:
-        for part, samples, total in zip(("train", "val"), (train, val), totals, strict=True):
+        for part, samples, total in zip(("train", "val"), parts, totals, strict=True):
             seen = statistics.watch(part, track(samples, f"packing {part}", total, "image"))
             write_records(packing / f"{part}.rec", seen)
         write_json(packing / "dataset.json", "dataset", {"classes": classes, **statistics.summary(), "made_by": made_by})
     except BaseException:
         shutil.rmtree(packing, ignore_errors=True)
-        if fresh:
-            with suppress(OSError):  # it stays when there is something in it
-                out.rmdir()
         raise
-    _move_in(out)
-    return load_dataset(out)
 
 
 def _move_in(out: Path) -> bool:
@@ -210,6 +222,20 @@ class _Statistics:
         parts = {part: {"count": int(counts.sum()), "per_class": counts.tolist()} for part, counts in self.counts.items()}
         size = list(self.sizes.pop()) if len(self.sizes) == 1 else None
         return {**parts, "image_size": size, "mean": mean.round(4).tolist(), "std": std.round(4).tolist()}
+
+
+def digest_of(parts: Iterable[bytes]) -> str:
+    """What tells the source of a data set from others."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _names_and_sizes(files: Files) -> Iterator[bytes]:
+    for path in files.paths:
+        size = path.stat().st_size if path.exists() else 0
+        yield f"{path.parent.name}/{path.name}:{size}\n".encode(errors="surrogateescape")
 
 
 def _check_free(out: Path, made_by: dict[str, Any], again: bool) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -134,19 +135,24 @@ def rebuild_index(rec: str | os.PathLike) -> int:
     """
     rec = Path(rec)
     size = _size(rec, "record file")
-    offsets: list[int] = []
-    ids: list[int] = []
     with open(rec, "rb") as handle:
-        while handle.tell() < size:
-            offsets.append(handle.tell())
-            try:
-                ids.append(HEADER.unpack_from(_read_payload(handle, offsets[-1]))[2])
-            except ValueError as error:
-                where = f"{rec}: record {len(offsets) - 1} at byte {offsets[-1]}"
-                raise UserError(f"{where}: {error}; copy or pack the file again") from error
+        found = list(track(_walk(handle, size), f"indexing {rec.name}", unit="record"))
+    offsets, ids = [offset for offset, _ in found], [identity for _, identity in found]
     keys = ids if len(set(ids)) == len(ids) else range(len(ids))
     write_text(rec.with_suffix(".idx"), "".join(f"{key}\t{offset}\n" for key, offset in zip(keys, offsets, strict=True)))
     return len(offsets)
+
+
+def _walk(handle: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    """Yield byte offset and id of every record of a file of `size` bytes. Raises: UserError."""
+    count = 0
+    while (offset := handle.tell()) < size:
+        try:
+            yield offset, HEADER.unpack_from(_read_payload(handle, offset))[2]
+        except ValueError as error:
+            where = f"{handle.name}: record {count} at byte {offset}"
+            raise UserError(f"{where}: {error}; copy or pack the file again") from error
+        count += 1
 
 
 def _size(path: Path, what: str) -> int:
@@ -196,7 +202,7 @@ def _read_index(rec: Path, idx: Path, size: int, *_signature: int) -> Index:
         at = order[row]
         return UserError(f"{rec}: record {at} (key {keys[at]} of {idx.name}, byte {offsets[at]}): {reason}")
 
-    broken = np.flatnonzero((starts < 0) | (starts % 4 != 0) | (starts + 8 + HEADER.size > size))
+    broken = np.flatnonzero((starts < 0) | (starts % 4 != 0) | (starts > size - 8 - HEADER.size))
     if len(broken):
         reason = f"there is no room for a record in a file of {size} bytes"
         raise fail(broken[0], f"{reason}; the .rec is cut off or the .idx is of another file")

@@ -16,8 +16,10 @@ from oneshot_nas.errors import UserError
 from oneshot_nas.export.onnx import export_onnx
 from oneshot_nas.export.symbol import export_symbol
 from oneshot_nas.export.verify import Difference, verify_onnx, verify_symbol
+from oneshot_nas.files import VERSION, staged
 from oneshot_nas.nets.fixed import Network, without_resize
 
+ONNX_KIND = "exported-onnx"
 # What the network's own resize is, for those who do it outside (`oneshot_nas.blocks.resize`)
 BICUBIC = {"interpolation": "bicubic", "a": -0.75, "centres": "half-pixel", "borders": "repeated", "antialias": False,
            "after": "crop and normalisation"}
@@ -92,28 +94,29 @@ def from_supernet(folder: str, archs: Iterable[Arch], calib_images: int | None =
 
 
 def deliver(network: Delivery, out: str | os.PathLike, formats: list[str], name: str) -> list[dict[str, Any]]:
-    """Write `network` in the formats 'symbol' and 'onnx' into `out`; each file is read back and compared.
+    """Write `network` in the formats 'symbol' and 'onnx' into `out`; each file is read back and compared before all of them take
+    their places.
 
     Returns: one object per format with its files and the largest difference from the network: `max_abs_diff` at outputs of
     deviation `std`, with `unit` where rounding is blown up (see `Difference`), and the same for random weights in
     "randomised". Raises: WorkError when one is too large.
     """
-    about = network.about()
-    folder = Path(out)
+    about, shape = network.about(), network.input_shape
     results = []
-    if "symbol" in formats:
-        files = export_symbol(network.net, folder, name, network.input_shape, about)
-        found = verify_symbol(network.net, files, network.input_shape)
-        results.append(_result("symbol", [files.symbol, files.params], found))
-    if "onnx" in formats:
-        path = export_onnx(network.net, folder / f"{name}.onnx", network.input_shape,
-                           notes=about)
-        results.append(_result("onnx", [path], verify_onnx(network.net, path, network.input_shape)))
+    with staged(out) as folder:
+        if "symbol" in formats:
+            files = export_symbol(network.net, folder, name, shape, about)
+            found = verify_symbol(network.net, files, shape)
+            results.append(_result("symbol", out, [files.symbol, files.params], found))
+        if "onnx" in formats:
+            notes = {"kind": ONNX_KIND, "version": VERSION, **about}
+            path = export_onnx(network.net, folder / f"{name}.onnx", shape, notes=notes)
+            results.append(_result("onnx", out, [path], verify_onnx(network.net, path, shape)))
     return results
 
 
-def _result(kind: str, files: list[Path], found: tuple[Difference, ...]) -> dict[str, Any]:
-    return {"format": kind, "files": [str(path) for path in files], **_worst(found, "real"),
+def _result(kind: str, out: str | os.PathLike, files: list[Path], found: tuple[Difference, ...]) -> dict[str, Any]:
+    return {"format": kind, "files": [str(Path(out) / path.name) for path in files], **_worst(found, "real"),
             "randomised": _worst(found, "randomised"), "checks": [str(difference) for difference in found]}
 
 

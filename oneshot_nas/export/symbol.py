@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ import mxnet as mx
 from mxnet.gluon import HybridBlock, SymbolBlock
 from mxnet.gluon.parameter import DeferredInitializationError
 
-from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.errors import UserError
 from oneshot_nas.files import parse_json, read_params_about, read_text, write_params, write_text
+from oneshot_nas.train.checkpoint import EXPORTED, save_arrays
 
-PARAMS_KIND = "exported-params"
 INPUT = "data"
 MAX_SIDE = 2**16
 # Attributes that MXNet divides by: a zero kills the process with SIGFPE instead of raising an exception.
@@ -142,13 +143,7 @@ def export_symbol(net: HybridBlock, folder: str | os.PathLike, name: str, input_
     files = SymbolFiles(Path(folder) / f"{name}-symbol.json", Path(folder) / f"{name}-0000.params")
     described = {"symbol": files.symbol.name, "input_name": INPUT, "input_shape": list(input_shape), **(about or {})}
 
-    def save(path: str) -> None:
-        try:
-            mx.nd.save(path, arrays)
-        except mx.MXNetError as error:
-            raise WorkError(f"cannot write {files.params}: {explain(error)}; the previous file, if any, is unchanged") from error
-
-    write_params(files.params, PARAMS_KIND, save, described)
+    write_params(files.params, EXPORTED, partial(save_arrays, arrays=arrays), described)
     write_text(files.symbol, graph.tojson() + "\n")
     return files
 
@@ -159,7 +154,7 @@ def read_back_symbol(files: SymbolFiles) -> SymbolBlock:
     Raises: UserError when a file is missing or broken, or when they do not belong together.
     """
     load_symbol(files.symbol)
-    read_params_about(files.params, PARAMS_KIND)
+    read_params_about(files.params, EXPORTED)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Cannot decide type", UserWarning)  # of the input; it is known once data comes

@@ -105,7 +105,7 @@ class Calibrator:
 
     def inherited(self, arch: Arch) -> Network:
         """A recalibrated network of `arch` on its own, with a copy of the supernet's weights."""
-        return recalibrate(inherit(self.net, arch), self.calibration, self.method)
+        return recalibrate(inherit(self.net, arch), track(self.calibration, "calibrating", unit="batch"), self.method)
 
 
 @dataclass
@@ -167,9 +167,9 @@ def load_evaluator(supernet_run: str | Path, calib_images: int | None = None, va
                    seed: int = 0, method: str = "population", split: str = "held-out") -> Evaluator:
     """The evaluator of a supernet run on its own held-out images, decoded once and kept in memory.
 
-    `calib_images` and `val_images` take the first so many of each list (both are in a class-balanced order); None takes
-    all. `seed` 1, 2 ... takes other calibration images, and in place of all a random half of them, so that repeated evaluations
-    show the measurement noise.
+    `calib_images` and `val_images` take the first so many of each list (as a whole they are class-balanced, their beginnings by
+    chance only); None takes all. `seed` 1, 2 ... takes other calibration images, and in place of all a random half of them, so
+    that repeated evaluations show the measurement noise.
     With `split` "val" the whole validation set is classified, which nothing was selected on: the figure to report.
 
     Raises: UserError when more images are asked for than were held out, or there is no validation set.

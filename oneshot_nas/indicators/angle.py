@@ -7,18 +7,15 @@ BatchNorm are left out, a skip adds nothing. A larger angle is better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from oneshot_nas.arch import Space
 from oneshot_nas.config import RunFolder
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import as_json, read_json
+from oneshot_nas.files import as_json, read_params_about
 from oneshot_nas.indicators.additive import LayerSums, WeightIndicator, Weights, layer_sums
 from oneshot_nas.plan import Layer
 from oneshot_nas.train.runs import SupernetFiles, open_supernet
@@ -60,9 +57,7 @@ def check_alike(base: Weights, current: Weights, run: SupernetFiles) -> None:
 
     The description beside the file is asked first, which knows options that shapes do not show.
     """
-    about: Mapping[str, Any] = {}
-    with suppress(UserError):  # no description: a plain parameter file
-        about = read_json(f"{base.path}.json", "network")
+    about = read_params_about(base.path, "network") or {}
     said = {"space": about.get("space", run.space.name), **(about.get("options") or {})}
     wanted = as_json({"space": run.space.name, **run.space.options})
     wrong = [f"{name} {value!r} instead of {wanted.get(name)!r}" for name, value in said.items() if wanted.get(name) != value]

@@ -20,11 +20,13 @@ from mxnet.gluon import Block, Parameter, Trainer
 from mxnet.ndarray import NDArray
 
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import atomic_path, read_json, write_json, write_params
+from oneshot_nas.files import read_json, read_params_about, write_json, write_params
 from oneshot_nas.nets.supernet import Supernet
 from oneshot_nas.values import listed
 
 KIND = "checkpoint"
+OPTIMIZER = "optimizer-state"
+NETWORK, EXPORTED = "network", "exported-params"  # kinds of weights: of structural names, and beside a symbol
 ARRAYS = bytes.fromhex("1201000000000000")  # first bytes of an MXNet array file
 EMPTY = "no state yet"  # stands in an optimizer file without arrays
 PICKLE = b"\x80"  # first byte of a pickle, which Gluon's own optimizer states are
@@ -32,10 +34,11 @@ PICKLE = b"\x80"  # first byte of a pickle, which Gluon's own optimizer states a
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: epochs done, and what the loop wants to find again."""
+    """Where a run stands: epochs done, what the loop wants to find again, and updates of the weights done."""
 
     epoch: int
     state: dict[str, Any]
+    updates: int = 0
 
 
 def save_checkpoint(folder: Path, net: Block, trainer: Trainer, position: Position, about: dict[str, Any],
@@ -46,17 +49,16 @@ def save_checkpoint(folder: Path, net: Block, trainer: Trainer, position: Positi
     """
     weights, arrays = f"weights-{position.epoch:04d}.params", f"optimizer-{position.epoch:04d}.arrays"
     nd.waitall()  # an error of the computation comes up here, not as one of the disk
-    write_params(folder / weights, "network", partial(save_arrays, arrays=weight_arrays(net)), about)
-    with atomic_path(folder / arrays) as temporary:
-        save_arrays(str(temporary), optimizer_arrays(net, trainer))
-    keep = {weights, f"{weights}.json", arrays, "latest.json"}
+    write_params(folder / weights, NETWORK, partial(save_arrays, arrays=weight_arrays(net)), about)
+    write_params(folder / arrays, OPTIMIZER, partial(save_arrays, arrays=optimizer_arrays(net, trainer)), {})
+    keep = {weights, f"{weights}.json", arrays, f"{arrays}.json", "latest.json"}
     averaged = f"average-{position.epoch:04d}.params"
     if average is not None:
-        write_params(folder / averaged, "network", partial(save_arrays, arrays=average), about)
+        write_params(folder / averaged, NETWORK, partial(save_arrays, arrays=average), about)
         keep |= {averaged, f"{averaged}.json"}
     write_json(folder / "latest.json", KIND, {
         "epoch": position.epoch, "weights": weights, "optimizer": arrays, "state": position.state,
-        "updates": trainer.optimizer.num_update, **({} if average is None else {"average": averaged}),
+        "updates": position.updates, **({} if average is None else {"average": averaged}),
     })
     for path in folder.iterdir():
         ours = path.name.startswith(("weights-", "optimizer-", "average-")) or (path.name[0] == "." and path.suffix == ".tmp")
@@ -73,7 +75,7 @@ def amend(folder: Path, state: dict[str, Any]) -> None:
 def save_initial(path: Path, net: Block, about: dict[str, Any]) -> None:
     """Write the weights that a supernet starts from, for indicators that measure what training changed. Raises: WorkError."""
     nd.waitall()
-    write_params(path, "network", partial(save_arrays, arrays=weight_arrays(net)), about)
+    write_params(path, NETWORK, partial(save_arrays, arrays=weight_arrays(net)), about)
 
 
 def save_arrays(path: str, arrays: Mapping[str, NDArray]) -> None:
@@ -133,7 +135,7 @@ def load_checkpoint(folder: Path, net: Block, trainer: Trainer, contexts: list) 
     latest = read_latest(folder)
     load_weights(net, folder / latest["weights"], contexts)
     load_optimizer(net, trainer, folder / latest["optimizer"], contexts, latest["updates"])
-    return Position(latest["epoch"], latest["state"])
+    return Position(latest["epoch"], latest["state"], latest["updates"])
 
 
 def load_arrays(path: Path) -> dict[str, NDArray]:
@@ -160,8 +162,12 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
 
 
 def load_weights(net: Block, path: Path | str, contexts: list) -> None:
-    """Load a plain ``save_parameters`` file strictly. Raises: UserError that names missing, unknown or mis-shaped arrays."""
+    """Load a plain ``save_parameters`` file strictly.
+
+    Raises: UserError for a file of another kind, and one that names missing, unknown or mis-shaped arrays.
+    """
     path = Path(path)
+    about = read_params_about(path, (NETWORK, EXPORTED)) or {}
     given = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in load_arrays(path).items()}
     wanted = net._collect_params_with_prefix()
     problems = [
@@ -172,21 +178,19 @@ def load_weights(net: Block, path: Path | str, contexts: list) -> None:
             if name in given and shapes_differ(parameter.shape, given[name].shape)]),
     ]
     if any(problems):
-        raise UserError(f"{path} is not of this network{_whose(path)}: {'; '.join(filter(None, problems))}")
+        raise UserError(f"{path} is not of this network{_whose(about)}: {'; '.join(filter(None, problems))}")
     _settle(net)
     for name, parameter in wanted.items():
         parameter._load_init(given[name], contexts, cast_dtype=True)
 
 
-def _whose(path: Path) -> str:
+def _whose(about: Mapping[str, Any]) -> str:
     """What the description beside a parameter file says it belongs to, as a phrase."""
-    with suppress(UserError):
-        about = read_json(f"{path}.json", "network")
-        if "space" in about:
-            return f" but of a supernet of '{about['space']}'"
-        if "arch" in about or "model" in about:
-            return f" but of a fixed network ({about.get('model') or about['arch'].get('space')})"
-    return ""
+    if "space" in about:
+        return f" but of a supernet of '{about['space']}'"
+    arch = about.get("arch")
+    name = arch.get("space") if isinstance(arch, dict) else about.get("model")
+    return f" but of a fixed network ({name})" if name else ""
 
 
 def shapes_differ(wanted: tuple[int, ...] | None, given: tuple[int, ...]) -> bool:
@@ -212,6 +216,7 @@ def optimizer_arrays(net: Block, trainer: Trainer) -> dict[str, NDArray]:
 
 def load_optimizer(net: Block, trainer: Trainer, path: Path, contexts: list, updates: int) -> None:
     """Put the optimizer state of a file back on every device. Raises: UserError when it is of another network or optimizer."""
+    read_params_about(path, OPTIMIZER)
     arrays = load_arrays(path)
     names = _names(net)
     left = set(arrays) - {EMPTY}

@@ -66,7 +66,8 @@ def parser() -> Parser:
     add("--mode", choices=("hybrid", "imperative", "symbolic", "none"),
         help="accepted and without effect: fixed networks run as one hybridized graph, the supernet as hybridized blocks")
     add("--num-classes", type=int, help="number of classes; without it the data set says it")
-    add("--use-pretrained", switch=True, help="start from the zoo's weights; a classifier for other classes stays random")
+    add("--use-pretrained", switch=True,
+        help="start from the zoo's weights: GluonCV's without their classifier where the classes differ, our own as a whole")
     add("--batch-norm", switch=True, help="batch normalisation in GluonCV's vgg")
     add("--use-gn", switch=True, help="group normalisation in GluonCV models that take a norm_layer")
     add("--last-gamma", switch=True, help="gamma 0 in the last BatchNorm of each residual block of GluonCV's resnets")

@@ -59,7 +59,7 @@ def save_dir(args: Namespace) -> str:
 
 # flags that mean something for some models only
 ONLY: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "operator_warmup", "ignore_first_two_cs",
+    ("supernet", ("use_all_blocks", "use_all_channels", "cs_warm_up", "operator_warmup", "ignore_first_two_cs", "epoch_start_cs",
                   "train_constraint_method", "train_upper_constraints", "train_bottom_constraints", "calibration_images",
                   "plain_calibration", "search_images")),
     ("arch", ("block_choices", "channel_choices")),
@@ -81,18 +81,21 @@ def _kind(model: str) -> str:
 
 def _check_flags(args: Namespace) -> None:
     """Raise UserError for a flag that would be passed over in silence."""
-    kind = _kind(args.model)
+    kind, usual = _kind(args.model), parser()
+
+    def given(name: str) -> bool:
+        return getattr(args, name) not in ("", usual.get_default(name))
+
     for kinds, names in ONLY:
         for name in names:
-            if kind not in kinds.split(" or ") and getattr(args, name):
+            if kind not in kinds.split(" or ") and given(name):
                 allowed = " and ".join(WORDS[each] for each in kinds.split(" or "))
                 raise UserError(f"--{name.replace('_', '-')} is for {allowed}, not for --model {args.model}; leave it out")
     if args.data_backend != BACKENDS[0]:
         raise UserError(f"--data-backend {args.data_backend} is not there; leave it out: our loader decodes on the CPU with "
                         "--num-data-workers threads")
-    usual = parser()
     for name, other in BESIDE.items():
-        if getattr(args, name) != usual.get_default(name) and not getattr(args, other):
+        if given(name) and not getattr(args, other):
             flag, needed = (f"--{word.replace('_', '-')}" for word in (name, other))
             raise UserError(f"{flag} means nothing without {needed}; give {needed} as well, or leave it out")
     if args.num_gpus and args.num_cpus != 1:
@@ -197,7 +200,7 @@ def _training(args: Namespace) -> dict[str, Any]:
         "schedule": {"mode": mode, "warmup_epochs": args.warmup_epochs, "warmup_lr": args.warmup_lr, **falls},
         "loss": {"label_smoothing": SMOOTHING if args.label_smoothing else 0.0,
                  "mixup_alpha": args.mixup_alpha if args.mixup else 0.0, "mixup_off_epochs": args.mixup_off_epoch,
-                 "teacher": args.teacher, "teacher_params": args.teacher_params,
+                 "teacher": args.teacher, "teacher_params": args.teacher_params or None,
                  "temperature": args.temperature, "hard_weight": args.hard_weight},
     }
 

@@ -64,6 +64,8 @@ def train(recipe: Recipe, out: str | os.PathLike, say: Log | None = None, until:
         run.check_recipe(recipe)
         loop = _Loop(recipe, run, source, job, log, min(until or recipe.epochs, recipe.epochs))
         loop.prepare()
+        if not (run.checkpoint / "latest.json").exists():
+            run.forget()
         run.save_recipe(recipe)  # only now: what cannot start leaves no trace that another try would have to agree with
         log(loop.summary)
         _warn_of_enlarging(source, job.preprocessing.input_size, recipe.arch is not None, log)
@@ -157,6 +159,7 @@ class _Loop:
         job.refresh()
         state = self.position.state
         self.best, self.restores = state.get("best", {}), state.get("restores", 0)
+        self.updates = self.position.updates
         if self.restores:
             self.seed = derive_seed(recipe.seed, RESTORED, self.restores)
         self.watch = Watch(recipe.guard, self.trainer, self.log, state.get("guard")) if recipe.guard else None
@@ -224,8 +227,8 @@ class _Loop:
         state = {"best": self.best}
         if self.watch is not None:
             state |= {"restores": self.restores, "guard": self.watch.state}
-        checkpoint.save_checkpoint(self.run_folder.checkpoint, self.job.net, self.trainer, Position(epoch, state), self.job.about,
-                                   self.average.arrays if self.average else None)
+        checkpoint.save_checkpoint(self.run_folder.checkpoint, self.job.net, self.trainer, Position(epoch, state, self.updates),
+                                   self.job.about, self.average.arrays if self.average else None)
 
     def _rate(self, iteration: int) -> float:
         guard = self.recipe.guard
@@ -268,10 +271,11 @@ class _Loop:
                 if not losses:
                     self._heal()
                     continue
+                self.updates += 1
                 tally.add(losses, outputs, split_and_load(labels, job.contexts))
                 if self.average is not None:
                     job.settle()
-                    self.average.update(self.trainer.optimizer.num_update)
+                    self.average.update(self.updates)
                 told = bool(recipe.log_every) and (step + 1) % (recipe.log_every or 1) == 0
                 if told or step % CHECK_EVERY == 0 or step == self.steps - 1:
                     loss, top1 = tally.read()

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from oneshot_nas.config import Recipe
 from oneshot_nas.files import write_text
-from oneshot_nas.model_zoo import list_models
 from oneshot_nas.progress import QUIET_SECONDS
 from oneshot_nas.shell import command
 
@@ -72,9 +71,7 @@ def next_command(recipe: Recipe, out: str | os.PathLike) -> str:
     if recipe.space is not None:
         return command("search", "--supernet", out, "--out", f"{out}-search", "--algorithm", "evolution", "--budget", 200,
                        "--population", 50)
-    if recipe.model is None or recipe.model in list_models():
-        return command("export", "--run", out, "--format", "symbol,onnx", "--out", f"{out}/export")
-    return command("plot", out)  # GluonCV's own networks are not exported by architecture
+    return command("export", "--run", out, "--format", "symbol,onnx", "--out", f"{out}/export")
 
 
 @contextmanager

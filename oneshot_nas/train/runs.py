@@ -93,6 +93,8 @@ def open_supernet(folder: str | Path) -> SupernetFiles:
         space = at_least(training_space(about["space"], about["options"], recipe.allowed), recipe.sampler.least_scale)
     except (KeyError, TypeError) as error:
         raise UserError(f"{run.supernet} lacks {error}; it was not written by this program") from None
+    if not (run.checkpoint / "latest.json").exists():
+        raise UserError(f"the supernet in {folder} has not finished an epoch; run its train command again")
     return SupernetFiles(run.path, space, recipe, about, latest_weights(run.checkpoint))
 
 

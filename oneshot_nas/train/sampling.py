@@ -19,7 +19,7 @@ import numpy as np
 from oneshot_nas.arch import Arch, Space, show
 from oneshot_nas.config import Sampler as SamplerConfig
 from oneshot_nas.costs.limits import ANY, Limits, check_reachable, parse_limits, sample_within
-from oneshot_nas.costs.table import CostTable, cost_table, random_indices
+from oneshot_nas.costs.table import CostTable, cost_table, random_indices, reachable
 from oneshot_nas.errors import UserError
 from oneshot_nas.train.elastic import Sampler, Score, attentive, conditioned, sandwich
 
@@ -190,7 +190,9 @@ def strolling(space: Space, seed: int, limits: Limits) -> Sampler:
     epochs shorter than a whole round see all of it in turn.
     """
     table = cost_table(space, limits.rule)
-    (low, high), cut = limits.flops, (limits.flops[1] - limits.flops[0]) / CUTS
+    ends, _ = reachable(table)
+    low, high = max(limits.flops[0], ends[0]), min(limits.flops[1], ends[1])
+    cut = (high - low) / CUTS
     least, most = _params_range(space, limits, np.random.default_rng(seed))
     down = [high - cut * i for i in range(CUTS)]
     ceilings = [*down, *reversed(down)]

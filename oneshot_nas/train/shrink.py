@@ -35,7 +35,7 @@ from oneshot_nas.train.job import absolute, asked_classes
 from oneshot_nas.train.loop import train
 from oneshot_nas.train.operators import Operator, default_over, scored, with_weights, without, worst
 from oneshot_nas.train.report import Log, logging
-from oneshot_nas.train.sampling import at_least
+from oneshot_nas.train.sampling import at_least, make_sampler
 from oneshot_nas.values import show
 
 KIND = "shrink"
@@ -189,7 +189,7 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     refreshed = any(step["base"] for step in state.steps)
     sums = angle_sums(space, Weights(base if refreshed else supernet.initial), Weights(current))
     found = scored(space, plan.over, lambda pool: angles(sums(pool)), plan.limits, plan.samples, (recipe.seed, number))
-    dropped = worst(found, plan.drop, partial(_leaves_some, space, plan.limits))
+    dropped = worst(found, plan.drop, partial(_leaves_some, space, plan.limits, recipe))
     if not dropped:
         log(f"warning: no operator can go any more: without any one of the {len(found)} that are left no architecture has "
             f"{plan.limits}")
@@ -205,10 +205,12 @@ def _step(recipe: Recipe, run: RunFolder, plan: Shrinking, state: _State, space:
     return smaller
 
 
-def _leaves_some(space: Space, limits: Limits, dropped: Sequence[Operator]) -> bool:
-    """Whether the space without these operators still has an architecture inside the limits."""
+def _leaves_some(space: Space, limits: Limits, recipe: Recipe, dropped: Sequence[Operator]) -> bool:
+    """Whether the space without these operators still has what its training draws, and an architecture inside the limits."""
     try:
-        return bool(sample_within(without(space, dropped), limits, np.random.default_rng(0), 1))
+        smaller = without(space, dropped)
+        make_sampler(smaller, recipe.sampler, recipe.seed)
+        return bool(sample_within(smaller, limits, np.random.default_rng(0), 1))
     except UserError:
         return False
 

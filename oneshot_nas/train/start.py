@@ -35,9 +35,10 @@ def begin(start: Start | None, job: Job, trainer: Trainer, steps: int, say: Log)
         if prepared != job.preprocessing:
             say(f"warning: {start.weights} belongs to images prepared as {prepared.to_json()}, this run prepares them as "
                 f"{job.preprocessing.to_json()}")
+    updates = start.epoch * steps
     if start.optimizer is not None:
-        load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts, start.epoch * steps)
-    return Position(start.epoch, {})
+        load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts, updates)
+    return Position(start.epoch, {}, updates)
 
 
 def _from_supernet(folder: str, job: Job) -> None:

@@ -42,7 +42,8 @@ def zoo_network(name: str, classes: int, options: Mapping[str, Any], contexts: l
             net.initialize(ctx=contexts)
         return net, net.arch, int(net.arch.options["input_size"])
     size = int(options.pop("input_size", USUAL_SIZE))
-    other = _gluoncv(name, {**_arguments(name, options), "classes": classes})
+    other = _gluoncv(*_classifier(name, classes, _arguments(name, options)))
+    _fit_heads(other)
     check_output(other, name, classes, size)
     other.infer_shape(nd.zeros((1, 3, size, size)))  # of all weights, now: averages and depthwise_init need them before a step
     other.initialize(mx.init.MSRAPrelu(), ctx=contexts)
@@ -83,6 +84,28 @@ def _arguments(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if arguments.pop("use_gn", False):
         arguments["norm_layer"] = _group_norm
     return arguments
+
+
+def _classifier(name: str, classes: int, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and keyword arguments by which GluonCV builds `name` as a network of one output, of so many classes."""
+    key = name.lower()
+    if key.startswith("hrnet"):
+        return name, {**arguments, "num_classes": classes}  # 'classes' has no effect there
+    if key.startswith("nasnet"):
+        arguments = {**arguments, "use_aux": False}
+    if key.endswith("_gn"):
+        name, arguments = name[:-len("_gn")], {**arguments, "norm_layer": _group_norm}
+    return name, {**arguments, "classes": classes}
+
+
+def _fit_heads(net: Block) -> None:
+    """Give dense layers as many weights as they have units: GluonCV's pruned networks declare those of 1,000 classes."""
+    def fit(layer: Block) -> None:
+        if isinstance(layer, nn.Dense) and layer.weight.shape[0] != layer._units:
+            layer.weight._shape = (layer._units, *layer.weight.shape[1:])
+            layer.bias._shape = (layer._units,)
+
+    net.apply(fit)
 
 
 def _group_norm(in_channels: int = 0, **options: Any) -> nn.GroupNorm:
