@@ -186,7 +186,7 @@ def parse_recipe(content: Any, overrides: Iterable[str], arch: dict[str, Any] | 
     if not isinstance(content, dict):
         raise UserError(f"recipe {source} must be a mapping of keys to values")
     if "kind" in content:  # every file of a run says what it is; a recipe written by hand need not
-        check_kind(content, KIND, source)
+        check_kind(content, source, KIND)
         content = {key: value for key, value in content.items() if key not in ("kind", "version")}
     if arch is not None and content.get("space") is not None:  # a supernet's own start and trained part are not its networks'
         content = {key: value for key, value in content.items() if key not in ("trainable", "start")}

@@ -12,14 +12,13 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import portalocker
-
 from oneshot_nas.errors import UserError, WorkError
+from oneshot_nas.values import cut
 
 VERSION = 1
 # What NumPy and zipfile raise for a damaged .npz.
@@ -86,6 +85,8 @@ def held(folder: Path, busy: str) -> Iterator[None]:
 
     Raises: UserError that says `busy` when another process holds it, or that it cannot be made.
     """
+    import portalocker  # here: it takes longer to load than all else that short commands need
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / LOCK, "a")  # noqa: SIM115 - closed below
@@ -128,7 +129,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         (twice, _), = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"key '{twice[:60]}' is given twice")
+        raise ValueError(f"key '{cut(twice)}' is given twice")
     return content
 
 
@@ -145,16 +146,15 @@ def read_text(path: str | os.PathLike, what: str = "file") -> str:
         raise UserError(f"{what} {path} is not UTF-8 text") from error
 
 
-def read_json(path: str | os.PathLike, kinds: str | Sequence[str]) -> dict[str, Any]:
+def read_json(path: str | os.PathLike, *kinds: str) -> dict[str, Any]:
     """Return the JSON document at `path`, of one of these `kinds`, and refuse any other by name. Raises: UserError."""
-    content = parse_json(read_text(path, kinds if isinstance(kinds, str) else kinds[0]), str(path))
-    check_kind(content, kinds, str(path))
+    content = parse_json(read_text(path, kinds[0]), str(path))
+    check_kind(content, str(path), *kinds)
     return content
 
 
-def check_kind(content: Any, kinds: str | Sequence[str], source: str) -> None:
+def check_kind(content: Any, source: str, *kinds: str) -> None:
     """Raise UserError unless `content` is a mapping of one of these `kinds` and a version that can be read."""
-    kinds = (kinds,) if isinstance(kinds, str) else kinds
     expected = " or ".join(f"'{kind}'" for kind in kinds)
     if not isinstance(content, dict):
         raise UserError(f"{source} holds a JSON {type(content).__name__}, expected an object of kind {expected}")
@@ -175,7 +175,7 @@ def write_params(path: str | os.PathLike, kind: str, save: Callable[[str], None]
         write_json(f"{path}.json", kind, about)
 
 
-def read_params_about(path: str | os.PathLike, kinds: str | Sequence[str]) -> dict[str, Any] | None:
+def read_params_about(path: str | os.PathLike, *kinds: str) -> dict[str, Any] | None:
     """Return the description beside a parameter file of one of these `kinds`, None when there is none (a plain Gluon file).
 
     Raises: UserError when the file is missing or its description is of another kind.
@@ -183,4 +183,4 @@ def read_params_about(path: str | os.PathLike, kinds: str | Sequence[str]) -> di
     if not Path(path).is_file():
         raise UserError(f"no parameter file at {path}")
     about = Path(f"{path}.json")
-    return read_json(about, kinds) if about.is_file() else None
+    return read_json(about, *kinds) if about.is_file() else None

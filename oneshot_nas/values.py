@@ -12,7 +12,7 @@ Value = bool | int | float | str  # of a decision
 Setting = Value | tuple[int, ...]  # of an option
 MAX_LISTED = 20  # things that an error names one by one
 MAX_SHOWN = 12
-MAX_TEXT = 60  # characters of one thing
+MAX_CHARACTERS = 60  # characters of one thing
 
 
 class FrozenDict(dict):
@@ -46,8 +46,8 @@ def listed(what: str, items: Sequence[str]) -> str:
 
 
 def cut(text: str) -> str:
-    """The text, or its beginning where it is longer than MAX_TEXT."""
-    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT - 3] + "..."
+    """The text, or its beginning where it is longer than MAX_CHARACTERS."""
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS - 3] + "..."
 
 
 def show(values: Iterable[Any]) -> str:
@@ -59,7 +59,7 @@ def show(values: Iterable[Any]) -> str:
 
 
 def shorten(value: Any) -> str:
-    """`repr` of an untrusted value, at most MAX_TEXT characters; of a nested one its type."""
+    """`repr` of an untrusted value, at most MAX_CHARACTERS characters; of a nested one its type."""
     flat = isinstance(value, list | tuple) and len(value) <= MAX_SHOWN and all(isinstance(each, Value) for each in value)
     text = repr(value) if value is None or isinstance(value, Value) or flat else type(value).__name__
     return cut(text)

@@ -27,7 +27,7 @@ from oneshot_nas.train.losses import CrossEntropy
 from oneshot_nas.train.report import next_command, speed
 from oneshot_nas.train.runs import load_fixed, load_supernet
 from oneshot_nas.train.step import mix, run_step, targets, trainer_of
-from oneshot_nas.train.zoo import zoo_network
+from oneshot_nas.train.zoo import check_output, zoo_network
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_state_of_float16_without_momentum_comes_back(tmp_path):
     nd.save(str(tmp_path / "state.params"), saved)
     other, again = made()
     again._init_kvstore()
-    checkpoint.load_optimizer(other, again, tmp_path / "state.params", [mx.cpu()], 1)
+    checkpoint.load_optimizer(other, again, tmp_path / "state.params", [mx.cpu()])
     assert np.array_equal(checkpoint.optimizer_arrays(other, again)["weight:1"].asnumpy(), saved["weight:1"].asnumpy())
 
 
@@ -663,6 +663,15 @@ def test_gluoncv_models_whose_heads_are_their_own_train_on_other_classes(name):
     net, arch, size = zoo_network(name, 7, {"input_size": 96}, [mx.cpu()])
     net.hybridize()
     assert arch is None and net(nd.zeros((2, 3, size, size))).shape == (2, 7)
+
+
+def test_a_model_of_two_outputs_is_refused():
+    class Two(nn.HybridBlock):
+        def hybrid_forward(self, F, x):
+            return x, x
+
+    with pytest.raises(UserError, match="has 2 outputs; what can be trained here has one"):
+        check_output(Two(), "two", 3, 16)
 
 
 def test_every_device_gets_the_mean_of_the_running_statistics():

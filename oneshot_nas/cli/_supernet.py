@@ -1,4 +1,4 @@
-"""What commands that use a supernet say about it."""
+"""What commands that use a supernet, or another run, say about it."""
 
 from __future__ import annotations
 

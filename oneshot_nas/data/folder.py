@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ VAL_RATIO = 0.1  # share of each class that goes to val where nobody says
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files with labels (int64), by position; `others` counts the files that are not taken, by ending and place."""
+    """Image files with labels (int64), by position; `others` counts the files beside them that are not taken, by their ending."""
 
     paths: tuple[Path, ...]
     labels: np.ndarray
@@ -106,15 +106,21 @@ def list_folder(source: str | os.PathLike) -> tuple[list[str], dict[str, Files]]
         if other:
             both = " and ".join(map(str, roots.values()))
             raise UserError(f"class '{other[0]}' is not in both of {both}; both parts need the same class folders")
-    parts = {part: _files(root, classes) for part, root in roots.items()}
-    others = Counter(parts["train"].others)
-    for root in {source, *roots.values()}:
+    return classes, {part: _files(root, classes) for part, root in roots.items()}
+
+
+def count_outside(source: str | os.PathLike, parts: Collection[str]) -> Counter[str]:
+    """Count the files of a folder that lie in no class folder, by ending and place; `parts` are those of `list_folder`."""
+    source = Path(source).expanduser()
+    split = {part: source / part for part in parts} if "val" in parts else {}
+    others: Counter[str] = Counter()
+    for root in (source, *split.values()):
         loose = (path for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
         others.update(f"{_ending(path)} beside class folders" for path in loose)
-    if "val" in roots:
-        others.update(f"{_ending(path)} in {name}" for name in _subfolders(source) if name not in roots
-                      for path in _visible(source / name) if path.is_file())
-    return classes, {**parts, "train": replace(parts["train"], others=others)}
+    for name in _subfolders(source) if split else ():
+        if name not in split:
+            others.update(f"{_ending(path)} in {name}" for path in _visible(source / name) if path.is_file())
+    return others
 
 
 def _subfolders(root: Path) -> list[str]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from oneshot_nas.data.datasets import PACKING, Dataset, load_dataset
-from oneshot_nas.data.folder import VAL_RATIO, Files, list_folder
+from oneshot_nas.data.folder import VAL_RATIO, Files, count_outside, list_folder
 from oneshot_nas.data.holdout import split_train_val
 from oneshot_nas.data.images import decode, encode, ordered_map
 from oneshot_nas.data.recordio import write_records
@@ -116,12 +116,12 @@ def pack_folder(
         if lost:
             raise UserError(f"class '{classes[lost[0]]}' has no readable image left in {source}")
 
-    told = digest_of(line for files, _ in chosen for line in _names_and_sizes(files))
+    told = digest_of(line for part in parts.values() for line in _names_and_sizes(part))
     made_by = {"source": "folder", "files": told, "resize": resize, "quality": quality, "val_ratio": val_ratio, "seed": seed}
     train, val = (samples(files, positions) for files, positions in chosen)
     totals = (len(chosen[0][1]), len(chosen[1][1]))
     dataset = write_dataset(out, made_by, classes, train, val, overwrite=overwrite, totals=totals)
-    others = sum((Counter(part.others) for part in parts.values()), Counter())
+    others = sum((Counter(part.others) for part in parts.values()), count_outside(source, parts))
     return dataset, tuple(skipped), dict(sorted(others.items()))
 
 

@@ -264,7 +264,7 @@ def load(path: str | Path) -> Predictor:
     if text.dtype != np.uint8 or text.ndim != 1:
         raise UserError(damaged)
     about = parse_json(text.tobytes().decode("utf-8", "replace"), str(path))
-    check_kind(about, KIND, str(path))
+    check_kind(about, str(path), KIND)
     try:
         space = get_space(about["space"], **about["options"]).restrict(about["choices"])
         offset, quantum, arrays = float(about["offset"]), float(about["quantum"]), about["arrays"]

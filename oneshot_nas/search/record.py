@@ -60,7 +60,7 @@ def read_record(run: RunFolder) -> dict[str, Any]:
     content = parse_yaml(read_text(run.config, "search record"), str(run.config))
     if not isinstance(content, dict) or content.get("kind", RECIPE) == RECIPE:
         raise UserError(f"{run.path} holds a training run, not a search; give the --out of `oneshot-nas search`")
-    check_kind(content, KIND, str(run.config))
+    check_kind(content, str(run.config), KIND)
     if not isinstance(content.get("arguments"), dict):
         raise UserError(f"{run.config} has no 'arguments'; it was changed by hand")
     return content

@@ -134,7 +134,7 @@ def load_checkpoint(folder: Path, net: Block, trainer: Trainer, contexts: list) 
         return None
     latest = read_latest(folder)
     load_weights(net, folder / latest["weights"], contexts)
-    load_optimizer(net, trainer, folder / latest["optimizer"], contexts, latest["updates"])
+    load_optimizer(net, trainer, folder / latest["optimizer"], contexts)
     return Position(latest["epoch"], latest["state"], latest["updates"])
 
 
@@ -161,13 +161,13 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
     return arrays
 
 
-def load_weights(net: Block, path: Path | str, contexts: list) -> None:
-    """Load a plain ``save_parameters`` file strictly.
+def load_weights(net: Block, path: Path | str, contexts: list) -> dict[str, Any]:
+    """Load a plain ``save_parameters`` file strictly; returns the description beside it, {} where there is none.
 
     Raises: UserError for a file of another kind, and one that names missing, unknown or mis-shaped arrays.
     """
     path = Path(path)
-    about = read_params_about(path, (NETWORK, EXPORTED)) or {}
+    about = read_params_about(path, NETWORK, EXPORTED) or {}
     given = {name.removeprefix("arg:").removeprefix("aux:"): array for name, array in load_arrays(path).items()}
     wanted = net._collect_params_with_prefix()
     problems = [
@@ -182,6 +182,7 @@ def load_weights(net: Block, path: Path | str, contexts: list) -> None:
     _settle(net)
     for name, parameter in wanted.items():
         parameter._load_init(given[name], contexts, cast_dtype=True)
+    return about
 
 
 def _whose(about: Mapping[str, Any]) -> str:
@@ -214,7 +215,7 @@ def optimizer_arrays(net: Block, trainer: Trainer) -> dict[str, NDArray]:
     return arrays or {EMPTY: nd.zeros(1)}
 
 
-def load_optimizer(net: Block, trainer: Trainer, path: Path, contexts: list, updates: int) -> None:
+def load_optimizer(net: Block, trainer: Trainer, path: Path, contexts: list) -> None:
     """Put the optimizer state of a file back on every device. Raises: UserError when it is of another network or optimizer."""
     read_params_about(path, OPTIMIZER)
     arrays = load_arrays(path)
@@ -237,10 +238,8 @@ def load_optimizer(net: Block, trainer: Trainer, path: Path, contexts: list, upd
                 left.discard(f"{name}:{part}")
             updater.states[index] = state
             updater.states_synced[index] = True
-            updater.optimizer._index_update_count[index] = updates
     if left:
         raise UserError(f"{path} is not of this network and optimizer: it holds '{min(left)}', which is unknown here")
-    trainer.optimizer.num_update = updates
 
 
 def _names(net: Block) -> dict[Parameter, str]:

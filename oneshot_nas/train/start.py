@@ -9,7 +9,6 @@ from mxnet.gluon import Trainer
 
 from oneshot_nas.data.images import Preprocessing
 from oneshot_nas.errors import UserError
-from oneshot_nas.files import read_json
 from oneshot_nas.indicators.accuracy import make_calibrator
 from oneshot_nas.sections import Start
 from oneshot_nas.train.checkpoint import Position, load_optimizer, load_weights
@@ -29,16 +28,15 @@ def begin(start: Start | None, job: Job, trainer: Trainer, steps: int, say: Log)
         _from_supernet(start.supernet, job)
         return Position(0, {})
     assert start.weights is not None
-    load_weights(job.net, start.weights, job.contexts)
+    about = load_weights(job.net, start.weights, job.contexts)
     with suppress(UserError, KeyError, TypeError):  # no description, or not ours: nothing is known
-        prepared = Preprocessing.from_json(read_json(f"{start.weights}.json", "network")["preprocessing"])
+        prepared = Preprocessing.from_json(about["preprocessing"])
         if prepared != job.preprocessing:
             say(f"warning: {start.weights} belongs to images prepared as {prepared.to_json()}, this run prepares them as "
                 f"{job.preprocessing.to_json()}")
-    updates = start.epoch * steps
     if start.optimizer is not None:
-        load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts, updates)
-    return Position(start.epoch, {}, updates)
+        load_optimizer(job.net, trainer, Path(start.optimizer), job.contexts)
+    return Position(start.epoch, {}, start.epoch * steps)
 
 
 def _from_supernet(folder: str, job: Job) -> None:
